@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -33,19 +34,21 @@ def test_figures_can_be_printed(run: Callable, images: Path, masks: Path, tmp_pa
     assert printed == json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
 
 
+def sample_with_mask(folder: Path, number: int) -> tuple[NDArray[np.bool_], Path]:
+    """Write a synthetic image; return its mask and where that belongs."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    sample = synthetic_sample(number, (64, 80))
+    write_image(folder / "images" / f"p{number}.png", sample.image)
+    return sample.mask > 0, folder / "masks" / f"p{number}.png"
+
+
 def test_a_mask_in_which_white_means_something_else_is_named(run: Callable, tmp_path: Path) -> None:
     """The import of the same folder leaves the same masks out."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
     for number in range(4):
-        sample = synthetic_sample(number, (64, 80))
-        write_image(tmp_path / "images" / f"p{number}.png", sample.image)
-        mask = (sample.mask > 0).astype(np.uint8) * np.uint8(255)
-        if number == 1:
-            mask[mask == 0] = 1
-        if number == 2:
-            mask //= 100
-        Image.fromarray(mask).save(tmp_path / "masks" / f"p{number}.png")
+        mask, path = sample_with_mask(tmp_path, number)
+        values = {1: np.where(mask, 255, 1), 2: np.where(mask, 2, 0)}.get(number, 255 * mask)
+        Image.fromarray(values.astype(np.uint8)).save(path)
     result = run("evaluate", tmp_path / "images", "--masks", tmp_path / "masks")
     assert result.code == 1
     assert sorted(result.errors) == [
@@ -58,13 +61,9 @@ def test_a_mask_in_which_white_means_something_else_is_named(run: Callable, tmp_
 
 
 def test_a_doubtful_mask_is_measured_and_named(run: Callable, tmp_path: Path) -> None:
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
     for number in range(3):
-        sample = synthetic_sample(number, (64, 80))
-        write_image(tmp_path / "images" / f"p{number}.png", sample.image)
-        mask = sample.mask > 0
-        write_mask(tmp_path / "masks" / f"p{number}.png", ~mask if number == 1 else mask)
+        mask, path = sample_with_mask(tmp_path, number)
+        write_mask(path, ~mask if number == 1 else mask)
     result = run("evaluate", tmp_path / "images", "--masks", tmp_path / "masks")
     assert result.code == 1
     assert [error.partition(": ")[2] for error in result.errors] == [f"p1: {INVERTED}"]
