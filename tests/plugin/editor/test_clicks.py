@@ -74,6 +74,23 @@ def test_undo_cancels_a_click_without_a_prediction(predicted: RecordedEditor, jo
     assert not predicted.requests.can_undo
 
 
+@pytest.mark.parametrize("way", ["undo", "remove_last_stroke"])
+def test_of_clicks_sent_together_only_the_last_is_taken_back(
+    predicted: RecordedEditor, jobs: SlowJobs, way: str
+) -> None:
+    """Both were, once the network worked on them or a step before them was undone."""
+    first, second, third = Click(5, 5), Click(8, 50), Click(30, 30)
+    predicted.add_stroke(first)
+    predicted.add_stroke(second)
+    predicted.add_stroke(third)
+    jobs.finish_one()  # the second and the third are sent together
+    getattr(predicted, way)()
+    assert predicted.document.pending.strokes == (second,)
+    jobs.finish()
+    assert predicted.snapshot.strokes == (first, second)
+    assert not predicted.requests.queue.is_busy
+
+
 @pytest.mark.parametrize("positive", [True, False])
 def test_every_pixel_of_a_scribble_is_honored_and_undone_in_one_step(
     predicted: RecordedEditor, jobs: SlowJobs, positive: bool

@@ -118,7 +118,7 @@ class Correcting(RuleBasedStateMachine):
         while not self.jobs.waiting[0].wanted:
             self.jobs.waiting.pop(0)
         self.jobs.finish_one()
-        flown, self.flying = self.flying, []
+        flown, self.flying, depth = self.flying, [], len(self.past)
         if flown[0][0] == "prediction":
             before, since = flown[0][3], self.now.mask != flown[0][3].mask
             if self.now.source == "none":
@@ -144,6 +144,11 @@ class Correcting(RuleBasedStateMachine):
             pixels, positive = stroked_pixels(drawn, SHAPE)
             rows, cols = pixels.T
             assert np.array_equal(self.editor.labels.data[rows, cols] > 0, positive)
+        # The step of the answer comes before what was asked for since, not after it.
+        self.waiting = [
+            (kind, stroke, len(self.past) if since == depth else since)
+            for kind, stroke, since in self.waiting
+        ]
         self.pump()
 
     @rule(spot=SPOTS, size=st.integers(1, 12), value=st.integers(0, 1))
@@ -189,10 +194,15 @@ class Correcting(RuleBasedStateMachine):
         if self.waiting and self.waiting[-1][2] >= len(self.past):
             self.waiting.pop()
         elif self.flying and not self.waiting and self.flying[-1][2] >= len(self.past):
-            self.flying = []
+            self.send_again(self.flying[:-1])
         elif self.past:
             self.future.append(self.now)
             self.now, self.last = self.past.pop(), ""
+            self.send_again([*self.flying, *self.waiting])  # the mask that they were about was undone
+
+    def send_again(self, requests: list) -> None:
+        self.flying, self.waiting = [], [request[:3] for request in requests]
+        self.pump()
 
     @rule()
     def redo(self) -> None:

@@ -107,7 +107,7 @@ def test_a_prediction_asked_for_again_is_a_step(predicted: RecordedEditor, jobs:
     np.testing.assert_array_equal(predicted.snapshot.mask, painted)
 
 
-def test_a_click_in_progress_does_not_bring_an_undone_click_back(
+def test_of_two_clicks_the_last_is_undone_first_though_only_the_first_is_answered(
     predicted: RecordedEditor, jobs: SlowJobs
 ) -> None:
     predicted.add_stroke(Click(3, 3))
@@ -115,6 +115,20 @@ def test_a_click_in_progress_does_not_bring_an_undone_click_back(
     jobs.finish_one()
     predicted.undo()
     jobs.finish()
-    assert predicted.snapshot.strokes == (Click(36, 50),)
+    assert predicted.snapshot.strokes == (Click(3, 3),)
+    predicted.undo()
+    np.testing.assert_array_equal(predicted.snapshot.mask, base_mask())
+
+
+def test_a_click_in_progress_is_sent_again_when_what_it_built_on_is_undone(
+    predicted: RecordedEditor, jobs: SlowJobs
+) -> None:
+    predicted.add_stroke(Click(3, 3))
+    jobs.finish()
+    predicted.add_stroke(Click(36, 50))
+    paint(predicted, range(35, 38), range(10, 15))
+    predicted.undo()
+    jobs.finish()
+    assert predicted.snapshot.strokes == (Click(3, 3), Click(36, 50))
     assert predicted.snapshot.mask[36, 50]
-    assert not predicted.snapshot.mask[3, 3]
+    assert not predicted.snapshot.mask[36, 12]

@@ -121,14 +121,22 @@ class RequestQueue:
         self._task, self._in_progress = None, ()
 
     def cancel_last(self, depth: int) -> bool:
-        """Cancel the last request, unless a step was recorded since; return whether there was one."""
-        if self.waiting and self.waiting[-1].depth >= depth:
-            self.waiting.pop()
-        elif self._in_progress and not self.waiting and self._in_progress[-1].depth >= depth:
-            self.cancel()
-        else:
+        """Cancel the last request, unless a step was recorded since; return whether there was one.
+
+        Strokes that were sent together with it wait to be sent again.
+        """
+        last = (*self._in_progress, *self.waiting)[-1:]
+        if not last or last[0].depth < depth:
             return False
+        if not self.waiting:
+            self.put_back()
+        self.waiting.pop()
         return True
+
+    def follow(self, before: int, depth: int) -> None:
+        """Count what waits as made after a step that an earlier request has just recorded, as it is."""
+        now = (replace(one, depth=depth) if one.depth == before else one for one in self.waiting)
+        self.waiting = deque(now)
 
     def cancel_last_stroke(self) -> bool:
         """Cancel the last request if it is a stroke; return whether it was."""
@@ -214,6 +222,7 @@ class PredictionRequests:
         queue = self.queue
         cancelled = queue.cancel_last_stroke() if stroke else queue.cancel_last(self.document.history.depth)
         if cancelled:
+            self.start_next()
             self._show_pending()
         return cancelled
 
@@ -266,7 +275,9 @@ class PredictionRequests:
             return
         self.document.record_painting()
         self.document.pending = self.queue.prompts
+        depth = self.document.history.depth
         apply(result)
+        self.queue.follow(depth, self.document.history.depth)
         self._show_pending()
         self.start_next()
 
