@@ -76,9 +76,13 @@ class Window:
 
     def shown(self, name: str) -> None:
         """Wait until an image is on the screen and outlined."""
-        self.qtbot.waitUntil(
-            lambda: self.editor is not None and self.name == name and self.mask.any(), timeout=30_000
-        )
+        try:
+            self.qtbot.waitUntil(
+                lambda: self.editor is not None and self.name == name and self.mask.any(), timeout=30_000
+            )
+        except self.qtbot.TimeoutError as error:
+            error.add_note(f"The window shows {self.name} and says {self.bar.message.text()!r}.")
+            raise
 
     def look(self) -> None:
         """Wait for as long as it takes to see an outline."""
