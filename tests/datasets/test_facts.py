@@ -151,7 +151,7 @@ def test_numbers_that_a_spreadsheet_changed_are_the_names(kit, tmp_path: Path) -
     assert {record.name: record.patient for record in dataset.records} == {"007": "A", "010": "A", "8": "B"}
 
 
-@pytest.mark.parametrize("name", ["metadata.xls", "Patients.ODS", "t.parquet"])
+@pytest.mark.parametrize("name", ["metadata.xls", "Patients.FODS", "t.parquet"])
 def test_a_table_of_another_kind_is_named(images: Path, name: str) -> None:
     (images / name).write_bytes(b"\xd0\xcf\x11\xe0")
     (problem,) = read_dataset(images).problems

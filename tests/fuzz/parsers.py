@@ -41,7 +41,8 @@ from napari_lesionseg.io.archives import unpack
 from napari_lesionseg.io.decoding import date_taken
 from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import read_image, read_mask, unread_pages
-from napari_lesionseg.io.tables import read_sheet, read_table
+from napari_lesionseg.io.tables import read_table
+from napari_lesionseg.io.workbooks import read_sheet
 from napari_lesionseg.study.fields import default_template, read_template
 
 SIZE = (24, 32)
@@ -316,6 +317,15 @@ def _zipped(parts: Mapping[str, bytes]) -> bytes:
 
 def _read_sheet(payload: bytes, place: Path) -> None:
     """Read a workbook of which one part is damaged, which no checksum betrays."""
+    if b"table:" in payload:
+        read_sheet(
+            _file(
+                place,
+                "a.ods",
+                _zipped({"content.xml": payload, "META-INF/manifest.xml": b""}),
+            )
+        )
+        return
     sheet = b"<worksheet" in payload[:200]
     part = "xl/worksheets/sheet1.xml" if sheet else "xl/workbook.xml"
     read_sheet(_file(place, "a.xlsx", _zipped(WORKBOOK | {part: payload})))
@@ -544,6 +554,15 @@ MASK = _encoded(Image.fromarray(_labels() * np.uint8(255)), "PNG")
 INDEX = _encoded(Image.fromarray(_labels()), "PNG")
 SEGMENTS = _encoded(Image.fromarray(_labels()[..., None] * np.array([1, 0, 0], np.uint8)), "PNG")
 WORKBOOK = _workbook()
+ODS = b"""<office:spreadsheet xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0"
+xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"><table:table table:name="a">
+<table:table-row><table:table-cell office:value-type="string"><text:p>Name</text:p></table:table-cell>
+<table:table-cell office:value-type="float" office:value="2.0" table:number-rows-spanned="2"/>
+</table:table-row>
+<table:table-row table:number-rows-repeated="3"><table:table-cell table:number-columns-repeated="9"/>
+<table:covered-table-cell office:value-type="boolean" office:boolean-value="true"/></table:table-row>
+</table:table></office:spreadsheet>"""
 TEXT = (
     b"|| IMD003 || Nevus || 0 || 0 | T | A | A | A | A || 4 ||\n"
     b"|| IMD409 || || 2 || 2 | AT | A | P | P | P || 1 3 ||\n"
@@ -579,7 +598,7 @@ TARGETS = {
     "PH2 text": Target(
         (TEXT,), lambda payload, place: dict(ph2.facts_of_text(payload.decode("utf-8", "replace")))
     ),
-    "sheets": Target((WORKBOOK["xl/worksheets/sheet1.xml"], WORKBOOK["xl/workbook.xml"]), _read_sheet),
+    "sheets": Target((WORKBOOK["xl/worksheets/sheet1.xml"], WORKBOOK["xl/workbook.xml"], ODS), _read_sheet),
     "workbooks": Target(
         (_zipped(WORKBOOK),), lambda payload, place: read_sheet(_file(place, "a.xlsx", payload))
     ),

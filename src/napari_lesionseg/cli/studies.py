@@ -78,7 +78,7 @@ def configure_fields(parser: argparse.ArgumentParser) -> None:
         dest="table",
         type=Path,
         metavar="TABLE",
-        help="fill in fields from a table with a row for each image (.csv, .tsv, .xlsx, .jsonl)",
+        help="fill in fields from a table with a row for each image (.csv, .tsv, .xlsx, .ods, .jsonl)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all values as a table")
 

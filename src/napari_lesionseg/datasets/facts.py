@@ -36,7 +36,14 @@ LESION_COLUMNS = ("lesion_id", "lesion", "lesion_number", "lesion_no", "lesion_n
 PART_COLUMNS = ("part", "split", "subset")
 DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
 
-_OWN_TABLES = {"provenance.csv", "classes.csv", "labelmap.txt", "ph2_dataset.txt", "ph2_dataset.xlsx"}
+_OWN_TABLES = {
+    "provenance.csv",
+    "classes.csv",
+    "labelmap.txt",
+    "ph2_dataset.txt",
+    "ph2_dataset.xlsx",
+    "ph2_dataset.ods",
+}
 UNKNOWN = {
     "", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "nat", "none", "null", "nil", "?", "unknown", "missing",
     "not available", "anonymous",

@@ -7,32 +7,22 @@ import csv
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import python_calamine
-from python_calamine import SheetVisibleEnum
-
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import write_atomically
+from napari_lesionseg.io.workbooks import WORKBOOK_SUFFIXES, read_sheets
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", *WORKBOOK_SUFFIXES)
 """Endings of the tables that are read, in lower case."""
 
-UNREAD_TABLES = (".xls", ".xlsb", ".ods", ".numbers", ".parquet", ".feather")
+UNREAD_TABLES = (".xls", ".xlsb", ".fods", ".numbers", ".parquet", ".feather")
 """Endings of tables that are named, since nobody else says that they are not read."""
 
 MAX_JSON_BYTES = 2 * 1024**3
 MAX_TABLE_BYTES = 256 * 1024**2
-MAX_SHEET_BYTES = 64 * 1024**2
-"""Largest workbook that is read, unpacked."""
-
-MAX_CELLS = 5_000_000
-# All references of cells and rows: calamine takes memory for the whole rectangle that they span.
-_REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
 _HEAD = 200
 _SPACES = re.compile(r"\s+")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
@@ -45,17 +35,6 @@ _GARBLED = re.compile(
     r"|[^\W\d_][\u201a\u201c-\u201e\u2020-\u2022\u02c6\u2030\u2039\u203a\u02dc"
     r"\xa1-\xa8\xac\xaf\xb1\xbc-\xbf][^\W\d_]"
     r"|[\xc0-\xd6\xd8-\xf6\xf8-\xff]{4}"
-)
-_DAMAGED = (
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    python_calamine.CalamineError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
 
 
@@ -87,11 +66,11 @@ def read_tables(path: Path, delimiter: str | None = None) -> dict[str, list[dict
     suffix = path.suffix.lower()
     try:
         if suffix in UNREAD_TABLES:
-            raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV or XLSX.")
+            raise DatasetError(f"{path} is a table of a kind that is not read; save it as CSV, XLSX or ODS.")
         if suffix == ".jsonl":
             lines = _text(path, MAX_TABLE_BYTES).splitlines()
             return {path.name: [dict(_json_cells(line, path)) for line in lines if line]}
-        if suffix not in (".xlsx", ".xlsm"):
+        if suffix not in WORKBOOK_SUFFIXES:
             return {path.name: _rows(read_cells(path, delimiter), str(path))}
         sheets = read_sheets(path)
     except DatasetError as error:
@@ -185,88 +164,6 @@ def _find_delimiter(text: str) -> str:
     header = _QUOTED.sub("", text).partition("\n")[0].strip(" \r")
     found = max(",;\t|", key=header.count)
     return found if found in header or " " not in header else " "
-
-
-def read_sheet(path: Path) -> list[list[str]]:
-    """Return the rows of a workbook's (.xlsx) first sheet of several rows as text; empty cells are ""."""
-    return next(iter(read_sheets(path).values()), [])
-
-
-def read_sheets(path: Path) -> dict[str, list[list[str]]]:
-    """Return the rows of a workbook's sheets of several rows by title, without those that are hidden.
-
-    All cells that are merged into one hold its value.
-    """
-    try:
-        book = python_calamine.CalamineWorkbook.from_filelike(_bounded_copy(path))
-        found = {sheet.name: _sheet_cells(book, sheet.name) for sheet in _visible(book.sheets_metadata)}
-    except _DAMAGED as error:
-        raise DatasetError(f"{path} is not a readable workbook: {error}.") from error
-    return {title: rows for title, rows in found.items() if sum(map(any, rows)) > 1}
-
-
-def _visible(sheets: Iterable[Any]) -> list[Any]:
-    """Leave out hidden sheets, which hold what somebody put away, unless there are no others."""
-    sheets = list(sheets)
-    return [sheet for sheet in sheets if sheet.visible == SheetVisibleEnum.Visible] or sheets
-
-
-def _sheet_cells(book: python_calamine.CalamineWorkbook, title: str) -> list[list[str]]:
-    sheet = book.get_sheet_by_name(title)
-    rows = [[_cell_text(cell) for cell in row] for row in sheet.to_python(skip_empty_area=False)]
-    merged = getattr(sheet, "merged_cell_ranges", None) or ()
-    columns = [(top, bottom, left) for (top, left), (bottom, right) in merged if left == right]
-    if sum(min(bottom, len(rows)) - top for top, bottom, _ in columns) > MAX_CELLS:
-        raise ValueError("merged cells overlap")
-    for top, bottom, column in columns:  # what spans several columns is a heading
-        for row in rows[top + 1 : bottom + 1]:
-            row[column] = rows[top][column]
-    return rows
-
-
-def _cell_text(cell: Any) -> str:
-    """Return a cell as it is shown: whole numbers, which sheets keep as floats, have no decimals."""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell)
-
-
-def _bounded_copy(path: Path) -> io.BytesIO:
-    """Return a workbook unpacked into memory; what is damaged or would take too much of it is an error.
-
-    calamine trusts the sizes that a file claims, and Rust ends the whole process when memory runs out.
-    """
-    copied = io.BytesIO()
-    left = MAX_SHEET_BYTES
-    with zipfile.ZipFile(path) as book, zipfile.ZipFile(copied, "w") as copy:
-        for entry in book.infolist():
-            with book.open(entry) as stream:
-                payload = stream.read(left + 1)
-            left -= len(payload)
-            if left < 0:
-                raise DatasetError(f"{path} is larger than {MAX_SHEET_BYTES // 1024**2} MB and is not read.")
-            if entry.filename.lower().startswith("xl/worksheets/"):
-                _check_span(payload, path)
-            copy.writestr(entry.filename, payload)
-    copied.seek(0)
-    return copied
-
-
-def _check_span(sheet: bytes, path: Path) -> None:
-    rows = columns = 1
-    for letters, digits in set(_REFERENCE.findall(sheet)):
-        columns = max(columns, _column_number(letters[:4]))
-        rows = max(rows, int(digits[:8] or 0))
-    if rows * columns > MAX_CELLS:
-        raise DatasetError(f"{path} spans {rows} rows and {columns} columns, more than are read.")
-
-
-def _column_number(letters: bytes) -> int:
-    """Return 28 for AB."""
-    number = 0
-    for letter in letters.upper():
-        number = number * 26 + letter - ord("A") + 1
-    return number
 
 
 def write_table(path: Path, rows: Iterable[dict[str, str]], columns: Iterable[str]) -> None:

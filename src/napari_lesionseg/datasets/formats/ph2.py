@@ -22,7 +22,7 @@ from napari_lesionseg.datasets.records import Dataset, Problem, Record, Source, 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import read_mask
-from napari_lesionseg.io.tables import read_sheet
+from napari_lesionseg.io.workbooks import WORKBOOK_SUFFIXES, read_sheet
 from napari_lesionseg.types import LabelImage
 
 COLORS = ("white", "red", "light-brown", "dark-brown", "blue-gray", "black")
@@ -129,9 +129,9 @@ def _union(paths: tuple[Path, ...]) -> LabelImage:
 def _read_facts(tables: list[Path]) -> tuple[dict[str, dict[str, str]], list[Problem]]:
     """Read the table, the workbook before the text; a damaged one is a problem, not the end."""
     problems: list[Problem] = []
-    for path in sorted(tables, key=lambda path: path.suffix.lower() != ".xlsx"):
+    for path in sorted(tables, key=lambda path: path.suffix.lower() not in WORKBOOK_SUFFIXES):
         try:
-            if path.suffix.lower() == ".xlsx":
+            if path.suffix.lower() in WORKBOOK_SUFFIXES:
                 return dict(facts_of_sheet(read_sheet(path))), problems
             if path.suffix.lower() == ".txt":
                 return dict(facts_of_text(_text(path))), problems
