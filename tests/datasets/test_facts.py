@@ -49,6 +49,7 @@ WAYS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "comment": ("x.csv", lambda path: path.write_text("# from the clinic\n" + text())),
     "header as comment": ("x.csv", lambda path: path.write_text("# " + text())),
     "paths": ("x.csv", lambda path: path.write_text(text(rows=PATHS))),
+    "hash": ("x.csv", lambda path: path.write_text(text().replace("name", "md5hash", 1))),
     "camel case": ("x.csv", lambda path: path.write_text(text(rows=CAMEL))),
     "pid": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "PID"))),
     "participant": ("x.csv", lambda path: path.write_text(text().replace("patient_id", "Participant ID"))),
@@ -116,7 +117,7 @@ def test_words_for_unknown_are_no_patient(images: Path, cell: str) -> None:
         ("name,patient\np1,A\np1,B\n", "Rows say different things of p1"),
         (
             "name,patient\np1,A\npl2,B\n",
-            "1 rows name no image, and p0, p10, p11, p2, p3 and 6 more are in no",
+            "1 row names no image, and p0, p10, p11, p2, p3 and 6 more are in no",
         ),
         ("name,part\np1,fold 3\n", "The parts fold 3 are none of train, val and test"),
         ("name,age,patient\np1,4,5,A\n", "more cells than the header"),

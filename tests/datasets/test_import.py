@@ -11,6 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from napari_lesionseg.cli.main import main
+from napari_lesionseg.cli.options import find_all_pairs
 from napari_lesionseg.datasets.export import export_dataset, write_key
 from napari_lesionseg.datasets.export_checks import Step
 from napari_lesionseg.datasets.formats import FORMATS, ExportConfig, recognize
@@ -22,6 +24,7 @@ from napari_lesionseg.io import folders
 from napari_lesionseg.io.folders import FolderScan
 from napari_lesionseg.io.images import write_image
 from napari_lesionseg.io.tables import read_table
+from napari_lesionseg.study.datasets import study_from_dataset
 
 READABLE = ["coco", "folder", "isic"]
 
@@ -202,6 +205,7 @@ def test_any_name_that_the_file_system_allows_is_handled(kit, tmp_path: Path) ->
         "a.svg",
         "b.mp4",
         "b.png.part",
+        "b.png.lnk",
         "scan",
     ],
 )
@@ -210,11 +214,33 @@ def test_what_may_hold_data_and_is_not_used_is_named(kit, tmp_path: Path, name: 
     write_image(tmp_path / "images" / "a.png", kit.image(1))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" if name == "scan" else b"{}")
-    for ignored in ("README.md", "Thumbs.db", "LICENSE", "images/a_overlay.png"):
+    for ignored in (
+        "README.md",
+        "Thumbs.db",
+        "LICENSE",
+        "images/a_overlay.png",
+        "~$x.xlsx",
+        "images/a.png.dvc",
+    ):
         (tmp_path / ignored).write_bytes(b"words")
     (problem,) = read_dataset(tmp_path, "folder").problems
     assert (problem.name, problem.left_out) == (name, True)
     assert "not used" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("images/b.png.dvc", "dvc pull"), ("images/.b.png.icloud", "iCloud"), ("images.dvc", "dvc pull")],
+)
+def test_placeholders_of_what_is_not_there_are_named(kit, tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / "photos").mkdir()
+    write_image(tmp_path / "photos" / "a.png", kit.image(1))
+    place = tmp_path / name.replace("images/", "photos/")
+    place.write_bytes(b"outs:\n- md5: 0\n")
+    (problem,) = read_dataset(tmp_path / "photos" if "/" in name else tmp_path).problems
+    assert problem.name == place.name
+    assert "is not there" in problem.reason
+    assert remedy in problem.reason
 
 
 def test_images_that_a_coco_file_lacks_are_named(kit, tmp_path: Path, records) -> None:
@@ -225,7 +251,7 @@ def test_images_that_a_coco_file_lacks_are_named(kit, tmp_path: Path, records) -
     assert [problem.name for problem in problems] == ["images/train/*.png (2 files)"]
 
 
-def test_further_pages_of_images_and_masks_are_named(tmp_path: Path) -> None:
+def test_further_pages_of_images_and_masks_are_named(kit, tmp_path: Path, capsys) -> None:
     frames = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
     source = tmp_path / "set"
     source.mkdir()
@@ -241,13 +267,19 @@ def test_further_pages_of_images_and_masks_are_named(tmp_path: Path) -> None:
     named = {problem.name: problem.reason for problem in report.problems if "further page" in problem.reason}
     assert sorted(named) == ["a.gif", "b_mask.tif", "c_mask.tif"]
     assert report.left_out >= 2
+    Image.fromarray(kit.image(1)).resize((60, 40)).save(source / "c.png")
+    _, told = study_from_dataset(tmp_path / "study", "am", read_dataset(source))
+    assert [item.name for item in told if "further page" in item.reason] == ["c_mask.tif"]
+    assert main(["export", str(source), "--out", str(tmp_path / "again"), "--set", "unapproved=include"]) == 1
+    said = capsys.readouterr().err
+    assert all(name in said for name in named)
 
 
 @pytest.mark.parametrize(
     ("orientation", "turned", "named"), [(3, False, ["a"]), (3, True, []), (1, False, [])]
 )
 def test_an_image_that_is_turned_without_its_mask_is_named(
-    kit, tmp_path: Path, orientation: int, turned: bool, named: list[str]
+    kit, tmp_path: Path, capsys, orientation: int, turned: bool, named: list[str]
 ) -> None:
     """A mask that was drawn on the pixels as they are stored has the same size, and is upside down."""
     source = tmp_path / "set"
@@ -259,3 +291,6 @@ def test_an_image_that_is_turned_without_its_mask_is_named(
     *_, report = import_dataset(source, tmp_path / "out")
     assert [problem.name for problem in report.problems if "EXIF" in problem.reason] == named
     assert (report.written, report.left_out) == (1, 0)
+    capsys.readouterr()
+    find_all_pairs([str(source)], [])
+    assert ("EXIF" in capsys.readouterr().err) == bool(named)

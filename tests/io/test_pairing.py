@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_lesionseg.errors import PairingError
+from napari_lesionseg.errors import ImageError, PairingError
+from napari_lesionseg.io.images import read_image
 from napari_lesionseg.io.pairing import find_images, find_pairs, natural_key, search_pairs
 
 Touch = Callable[..., list[Path]]
@@ -332,3 +333,17 @@ def test_a_link_that_leads_nowhere_does_not_refuse_the_others(tmp_path: Path) ->
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "b.png").symlink_to(tmp_path / "not_fetched.png")
     assert find_images(find_images(tmp_path)) == [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(ImageError, match="not there; fetch it"):
+        read_image(tmp_path / "b.png")
+
+
+def test_images_that_placeholders_stand_for_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "a.png.dvc", "b.png.dvc", ".c.jpg.icloud", "notes.pdf.dvc"):
+        (tmp_path / name).write_bytes(b"x")
+    found = find_images(tmp_path)
+    assert {path.name for path in found} == {"a.png", "b.png.dvc", ".c.jpg.icloud"}
+    for path in found:
+        if path.name == "a.png":
+            continue
+        with pytest.raises(ImageError, match="is not there"):
+            read_image(path)

@@ -35,7 +35,12 @@ from napari_lesionseg.datasets.export import (
 from napari_lesionseg.datasets.eyes import Locate, black_out_eyes, known_people
 from napari_lesionseg.datasets.formats import FORMATS, DatasetInfo, ExportConfig
 from napari_lesionseg.datasets.formats.dicom import with_originals
-from napari_lesionseg.datasets.import_ import import_dataset, open_dataset, read_dataset
+from napari_lesionseg.datasets.import_ import (
+    file_problems,
+    import_dataset,
+    open_dataset,
+    read_dataset,
+)
 from napari_lesionseg.datasets.landmarks import read_landmarks
 from napari_lesionseg.datasets.manifest import verify
 from napari_lesionseg.datasets.records import Problem, Record
@@ -243,7 +248,7 @@ def open_records(
                 yield records, (*field_problems(study), *unused)
     else:
         with open_dataset(source, follow_links=follow_links) as dataset:
-            yield dataset.records, dataset.problems
+            yield dataset.records, (*dataset.problems, *file_problems(dataset))
 
 
 def read_info(path: Path | None) -> DatasetInfo:

@@ -16,7 +16,7 @@ from napari_lesionseg.cli.console import print_error
 from napari_lesionseg.cluster.engine import ClusterOptions, Engine
 from napari_lesionseg.config import Settings, describe_setting
 from napari_lesionseg.datasets.facts import find_tables, read_facts
-from napari_lesionseg.datasets.records import Record
+from napari_lesionseg.datasets.records import TURNED, Record, is_turned_alone
 from napari_lesionseg.datasets.splits import SplitItem, describe_unknown_patients, hold_out
 from napari_lesionseg.errors import LesionSegError, PairingError, SettingsError, TrainingError
 from napari_lesionseg.io.atomic import check_writable, follow_link, is_stream
@@ -201,6 +201,10 @@ def find_all_pairs(images: Sequence[str], masks: Sequence[str]) -> tuple[list[Pa
         raise PairingError(f"No image in {', '.join(images)} has a mask. The first reason: {unused[0]}")
     for line in unused[:MOST_NAMES]:
         print_error(line)
+    turned = [pair.image.name for pair in pairs if is_turned_alone(pair.image, pair.mask)]
+    if turned:  # they are used
+        more = f" and {len(turned) - MOST_NAMES} more" if len(turned) > MOST_NAMES else ""
+        print_error(f"{', '.join(turned[:MOST_NAMES])}{more}: {TURNED}")
     if len(unused) > MOST_NAMES:
         print_error(f"{len(unused) - MOST_NAMES} more files are left out for such reasons.")
     return pairs, len(unused)

@@ -24,7 +24,7 @@ from napari_lesionseg.io.tables import TABLE_SUFFIXES, UNREAD_TABLES, read_heade
 
 NAME_COLUMNS = (
     "name", "isic_id", "image_id", "img_id", "image", "image_name", "file_name", "image_file", "image_path",
-    "file_path", "path", "file", "img", "img_name", "image_file_name",
+    "file_path", "path", "file", "img", "img_name", "image_file_name", "md5hash", "ddi_file",
 )  # fmt: skip
 """Columns that may hold an image's name; that which names most images is taken."""
 
@@ -151,7 +151,9 @@ def read_facts(tables: Iterable[Path], names: Collection[str]) -> Facts:
     lacking = sorted(known.keys - facts.rows.keys())
     for title, count in unused.items():
         if lacking and count and facts.rows:  # the table of a larger dataset is none to complain of
-            reason = f"{count} rows name no image, and {_list_names(lacking)} are in no table."
+            rows_are = "1 row names" if count == 1 else f"{count} rows name"
+            verb = "is" if len(lacking) == 1 else "are"
+            reason = f"{rows_are} no image, and {_list_names(lacking)} {verb} in no table."
             facts.problems.append(Problem(title, reason))
     return facts
 

@@ -22,20 +22,20 @@ from napari_lesionseg.datasets.formats import (
     recognize,
 )
 from napari_lesionseg.datasets.formats.base import OWN_FILES, is_image
-from napari_lesionseg.datasets.records import Dataset, Problem, file_of
+from napari_lesionseg.datasets.records import Dataset, Problem, image_problems, mask_problems
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io import folders
 from napari_lesionseg.io.archives import ARCHIVE_SUFFIXES, is_archive, unpack
-from napari_lesionseg.io.decoding import holds_image, is_flipped
+from napari_lesionseg.io.decoding import holds_image
 from napari_lesionseg.io.folders import FolderScan, exists, is_dir, is_file
-from napari_lesionseg.io.images import unread_pages, unread_suffixes
+from napari_lesionseg.io.images import unread_suffixes
 from napari_lesionseg.io.pairing import NO_IMAGES
 from napari_lesionseg.io.tables import UNREAD_TABLES
 
 _DATA_SUFFIXES = (
     ".json", ".jsonl", ".geojson", ".xml", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mat",
     ".h5", ".hdf5", ".svs", ".ndpi", ".czi", ".mrxs", ".scn", ".vsi", ".svg", ".roi", ".7z", ".rar",
-    ".part", ".crdownload", ".mp4", ".mov", ".avi", ".mkv", ".wmv", *unread_suffixes,
+    ".part", ".crdownload", ".lnk", ".mp4", ".mov", ".avi", ".mkv", ".wmv", *unread_suffixes,
 )  # fmt: skip
 _IMPORT = ExportConfig(unapproved="include", pseudonymize="nothing", facts=None)
 
@@ -117,6 +117,8 @@ def _unused(scan: FolderScan, dataset: Dataset) -> Iterator[Problem]:
 def _may_hold_data(path: Path, stems: Container[str]) -> bool:
     """Whether a file is an image, an annotation, an archive, or belongs to an image by its name."""
     name = path.name.lower()
+    if folders.is_placeholder(name):  # what it stands for is there
+        return False
     if name.endswith((*_DATA_SUFFIXES, *ARCHIVE_SUFFIXES)) or path.suffix.lower() in UNREAD_TABLES:
         return True
     if not path.suffix and holds_image(path):
@@ -231,28 +233,16 @@ def import_dataset(
             _IMPORT,
             info or DatasetInfo(title=destination.name, description=f"Imported from {dataset.format}."),
             keep_parts,
-            [*dataset.problems, *_unread_pages(dataset), *_flipped(dataset)],
+            [*dataset.problems, *file_problems(dataset)],
             bare=True,
         )
 
 
-def _unread_pages(dataset: Dataset) -> Iterator[Problem]:
-    """Name the images and masks of which only the first of several pages is used."""
+def file_problems(dataset: Dataset) -> Iterator[Problem]:
+    """Name the images and masks that are not used as a whole, or may not fit each other."""
     for record in dataset.records:
-        for path in (file_of(record.image), file_of(record.mask)):
-            if path is not None and (unread := unread_pages(path)):
-                yield Problem(path.name, unread)
-
-
-def _flipped(dataset: Dataset) -> Iterator[Problem]:
-    """Name the images that are turned though their masks, of the same size either way, may not be."""
-    for record in dataset.records:
-        if not isinstance(record.image, Path) or record.mask is None or not is_flipped(record.image):
-            continue
-        mask = file_of(record.mask)
-        if mask is None or not is_flipped(mask):
-            reason = "The image is turned by its EXIF orientation; look whether its mask is turned, too."
-            yield Problem(record.name, reason, left_out=False)
+        yield from image_problems(record)
+        yield from mask_problems(record)
 
 
 def _check_any(dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ the pixels come when `Record.load` is called, one image at a time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from napari_lesionseg.config import Skeleton
 from napari_lesionseg.datasets.splits import Part, SplitItem
 from napari_lesionseg.errors import DatasetError, ImageError, MaskError
-from napari_lesionseg.io.decoding import DecodingError, decode
-from napari_lesionseg.io.images import read_image, read_mask
+from napari_lesionseg.io.decoding import DecodingError, decode, is_flipped
+from napari_lesionseg.io.images import read_image, read_mask, unread_pages
 from napari_lesionseg.io.pairing import natural_key
 from napari_lesionseg.masks.plausibility import find_doubt
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, ByteImage, LabelImage, Landmarks
@@ -267,6 +267,29 @@ def file_of(source: Source | None) -> Path | None:
     if isinstance(source, functools.partial) and source.args:
         source = source.args[0]
     return source if isinstance(source, Path) else None
+
+
+TURNED = "The image is turned by its EXIF orientation; look whether its mask is turned, too."
+
+
+def is_turned_alone(image: Path, mask: Path | None) -> bool:
+    """Whether an image is turned though its mask, of the same size either way, may not be."""
+    return is_flipped(image) and (mask is None or not is_flipped(mask))
+
+
+def image_problems(record: Record) -> Iterator[Problem]:
+    """Name an image of which only the first of several pages is used."""
+    if isinstance(record.image, Path) and (unread := unread_pages(record.image)):
+        yield Problem(record.image.name, unread)
+
+
+def mask_problems(record: Record) -> Iterator[Problem]:
+    """Name a mask of which only the first of several pages is used, or that may not fit its image."""
+    mask = file_of(record.mask)
+    if mask is not None and (unread := unread_pages(mask)):
+        yield Problem(mask.name, unread)
+    if isinstance(record.image, Path) and record.mask is not None and is_turned_alone(record.image, mask):
+        yield Problem(record.name, TURNED, left_out=False)
 
 
 def natural_order(records: Iterable[Record]) -> tuple[Record, ...]:

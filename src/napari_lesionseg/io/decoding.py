@@ -37,6 +37,7 @@ from PIL import (
 )
 
 from napari_lesionseg.errors import how_to_install
+from napari_lesionseg.io.folders import why_awaited
 
 READ_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, AVIF, JPEG 2000, PPM, and HEIC with an extra package"
 
@@ -369,7 +370,14 @@ def _named_reasons() -> Iterator[None]:
 
 def _open(path: Path) -> BinaryIO:
     """Open a file; refuse folders, and pipes and devices, which may never end."""
-    mode = path.stat().st_mode
+    if why := why_awaited(path):
+        raise DecodingError(why)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DecodingError("The link leads to a file that is not there; fetch it first.") from None
+        raise
     if stat.S_ISDIR(mode):
         raise DecodingError("This is a folder, not an image.")
     if not stat.S_ISREG(mode):

@@ -20,6 +20,8 @@ _STUDY = "study.json"
 LITTER = frozenset({"@eaDir", "__MACOSX"})
 """Folders that Synology and macOS leave behind; they are skipped, as hidden files are."""
 
+_PLACEHOLDERS = {".dvc": "fetch it with `dvc pull`", ".icloud": "download it from iCloud"}
+
 # Everything that walks or checks paths below asks for it. A variable of the process, not of a context: the
 # threads of the window, which read studies, would not inherit that.
 _followed: Path | None = None
@@ -73,8 +75,28 @@ def spelled(path: Path) -> Path | None:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left behind by a system."""
-    return name.startswith(".") or name in LITTER
+    """Whether a file or folder of this name is hidden, or left behind by a system or by Excel."""
+    return name in LITTER or (name.startswith((".", "~$")) and not name.endswith(".icloud"))
+
+
+def is_placeholder(name: str) -> bool:
+    """Whether a file of this name may stand for another one, which is elsewhere."""
+    return name.lower().endswith((*_PLACEHOLDERS,))
+
+
+def awaited_file(path: Path) -> Path | None:
+    """Return the file that a placeholder stands for, if it is not there."""
+    if not is_placeholder(path.name):
+        return None
+    stem = path.name[: -len(path.suffix)]
+    place = path.with_name(stem.removeprefix(".") or stem)  # iCloud hides its own
+    return None if exists(place) else place
+
+
+def why_awaited(path: Path) -> str:
+    """Say what is to be done about a placeholder; "" where nothing is."""
+    awaited = awaited_file(path)
+    return f"{awaited.name} is not there; {_PLACEHOLDERS[path.suffix.lower()]}." if awaited else ""
 
 
 def stays_inside(path: Path, root: Path) -> bool:
@@ -217,7 +239,8 @@ def _told_apart(root: Path) -> Iterator[tuple[Path, str]]:
         elif entry.is_dir():
             yield Path(entry.path), "The folder cannot be listed, or is nested too deep."
         elif _leads_to_file(entry):
-            yield Path(entry.path), ""
+            path = Path(entry.path)
+            yield path, why_awaited(path) if is_placeholder(entry.name) else ""
 
 
 def _why_not_followed(link: Path, root: Path) -> str:
@@ -268,9 +291,7 @@ def _is_followed_folder(entry: os.DirEntry[str], root: Path) -> bool:
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            shown = [
-                entry for entry in entries if not entry.name.startswith(".") and entry.name not in LITTER
-            ]
+            shown = [entry for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
     return sorted(shown, key=lambda entry: entry.name)

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from napari_lesionseg.errors import PairingError
-from napari_lesionseg.io.folders import FolderScan, exists, folders_in, is_dir, is_file, walk
+from napari_lesionseg.io.folders import (
+    FolderScan,
+    awaited_file,
+    exists,
+    folders_in,
+    is_dir,
+    is_file,
+    is_placeholder,
+    walk,
+)
 from napari_lesionseg.io.images import image_suffixes, unread_suffixes
 from napari_lesionseg.types import Pair
 
@@ -297,9 +306,16 @@ def _files(folder: Path) -> list[Path]:
     names = list(_file_names(folder))
     images = [folder / name for name in names if is_image_name(name)]
     others = [folder / name for name in names if _is_unread(name)]
+    awaited = [folder / name for name in names if is_placeholder(name) and _stands_for_image(folder / name)]
     known = {_key(path) for path in images} if others else set()
     # Cameras save raw photos beside JPEG files of the same name, and editors their layers.
-    return [*images, *(path for path in others if _key(path) not in known)]
+    return [*images, *(path for path in others if _key(path) not in known), *awaited]
+
+
+def _stands_for_image(path: Path) -> bool:
+    """Whether a placeholder stands for an image that is not there."""
+    awaited = awaited_file(path)
+    return awaited is not None and is_image_name(awaited.name)
 
 
 def _holds_images(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_lesionseg.datasets.landmarks.records import marks_of
-from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record
+from napari_lesionseg.datasets.records import Dataset, Problem, Provenance, Record, mask_problems
 from napari_lesionseg.errors import DatasetError, StudyError
 from napari_lesionseg.io.atomic import sha256_file
 from napari_lesionseg.io.folders import exists
@@ -197,6 +197,7 @@ def _import_mask(study: Study, image: str, record: Record, problems: list[Proble
         return False
     if doubt := pixels.doubt:
         problems.append(Problem(record.name, doubt, left_out=False))
+    problems += mask_problems(record)
     if pixels.has_ignored:
         problems.append(Problem(record.name, _IGNORED, left_out=False))
     study.save_correction(image, pixels.without_ignored().labels)

@@ -121,6 +121,26 @@ def test_a_damaged_legend_is_refused(tmp_path: Path, rows: str) -> None:
         read_legend(tmp_path)
 
 
+def test_the_classes_of_roboflow_are_read(kit, tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        (tmp_path / part).mkdir()
+        write_image(tmp_path / part / f"{part}.jpg", kit.image(len(part)))
+        Image.fromarray(kit.labels(0) * np.uint8(2)).save(tmp_path / part / f"{part}_mask.png")
+        (tmp_path / part / "_classes.csv").write_text(
+            "Pixel Value, Class\n0, background\n1, hair\n2, nevus\n"
+        )
+    dataset = read_dataset(tmp_path)
+    assert dataset.problems == ()
+    assert {record.classes for record in dataset.records} == {("background", "hair", "nevus")}
+    (tmp_path / "train" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, nevus\n")
+    with pytest.raises(DatasetError, match="name different classes"):
+        read_dataset(tmp_path)
+    (tmp_path / "train" / "_classes.csv").write_text(
+        "filename, patient\ntrain.jpg, P1\n"
+    )  # of another export
+    assert {record.name: record.patient for record in read_dataset(tmp_path).records}["train"] == "P1"
+
+
 def test_a_photograph_as_mask_is_named_and_left_out(kit, tmp_path: Path) -> None:
     lay_out(kit, tmp_path, {"a": kit.image(3)})
     dataset = read_dataset(tmp_path)

@@ -1,8 +1,8 @@
 """Plain folders: ``images/`` and ``masks/``, or images and masks side by side.
 
-Masks hold 0 and 255, class indices, or colors. ``classes.csv`` (index, name, color) or ``labelmap.txt``,
-as CVAT writes it, says what indices and colors mean; without either, the masks are looked through once and
-the colors numbered in their order, black first.
+Masks hold 0 and 255, class indices, or colors. ``classes.csv`` (index, name, color), ``labelmap.txt``, as
+CVAT writes it, or Roboflow's ``_classes.csv`` beside the images says what indices and colors mean; without
+any, the masks are looked through once and the colors numbered in their order, black first.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ from napari_lesionseg.io.folders import (
     has_folders,
     is_dir,
     is_file,
+    is_placeholder,
     spelled,
     stays_inside,
 )
 from napari_lesionseg.io.labels import MAX_COLORS, VOID_COLOR, decoded_labels, labels_by_colors, mask_colors
 from napari_lesionseg.io.pairing import PairSearch, search_pairs, search_tree
-from napari_lesionseg.io.tables import read_table, write_table
+from napari_lesionseg.io.tables import read_header, read_table, write_table
 from napari_lesionseg.types import IGNORED, MAX_CLASS_INDEX, LabelImage
 
 CLASSES_NAME = "classes.csv"
@@ -147,12 +148,13 @@ def read(scan: FolderScan) -> Dataset:
     images, unusable = _inside(scan, everything)
     problems += unusable
     masks = [mask for _, mask in images if mask]
-    given = read_legend(folder)
+    roboflow = _roboflow_legends(scan)
+    given = read_legend(folder) or _shared_legend(roboflow)
     legend, odd = (given, []) if given else look_through(masks)
     problems += [Problem(path.name, reason) for path, reason in odd]
     left_out = {path for path, _ in odd}
     images = [(image, None if mask in left_out else mask) for image, mask in images]
-    tables = find_tables(scan)
+    tables = [path for path in find_tables(scan) if path not in roboflow]
     names = _distinct_names([image for image, _ in images], folder)
     facts = read_facts(tables, [names[image] for image, _ in images])
     build = functools.partial(
@@ -162,6 +164,7 @@ def read(scan: FolderScan) -> Dataset:
     files = {path for pair in everything for path in pair if path}
     files |= {
         *tables,
+        *roboflow,
         *found.without_image,
         *found.ambiguous,
         *(path for path, _ in found.left_out),
@@ -208,7 +211,9 @@ def _inside(
     listed = set(scan.files)  # which are inside: asking for each of 10 000 takes as long as all the rest
 
     def is_usable(path: Path) -> bool:
-        return path in listed or (is_file(path) and stays_inside(path, scan.root))
+        return path in listed or (
+            is_file(path) and stays_inside(path, scan.root) and not is_placeholder(path.name)
+        )
 
     for image, mask in pairs:  # links that are not followed are named by `read_dataset`
         if is_usable(image):
@@ -286,6 +291,28 @@ def read_legend(folder: Path) -> Legend | None:
     return None
 
 
+def _roboflow_legends(scan: FolderScan) -> dict[Path, Legend]:
+    """Read the tables of values and classes that Roboflow writes beside masks of class indices."""
+    found: dict[Path, Legend] = {}
+    for path in scan.with_suffix(".csv"):
+        if (
+            path.name == "_classes.csv"
+            and "pixel_value" in (header := read_header(path))
+            and "class" in header
+        ):
+            rows = read_table(path)
+            found[path] = _legend((row["pixel_value"], row["class"], "") for row in rows)
+    return found
+
+
+def _shared_legend(legends: Mapping[Path, Legend]) -> Legend | None:
+    """Return the legend of all parts of a dataset."""
+    different = list({legend.classes: legend for legend in legends.values()}.values())
+    if len(different) > 1:
+        raise DatasetError("The tables _classes.csv of its folders name different classes.")
+    return different[0] if different else None
+
+
 def _legends(folder: Path) -> tuple[Path, Path]:
     return folder / CLASSES_NAME, folder / "labelmap.txt"
 
@@ -340,7 +367,7 @@ def _kind_of(path: Path) -> _MaskKind:
         return _MaskKind(frozenset(np.unique(colors).tolist()))
     highest = int(labels.max(initial=0, where=labels != IGNORED))
     if highest > MAX_COLORS:
-        raise MaskError(f"{path} has a class {highest}, which {CLASSES_NAME} would have to name.")
+        raise MaskError(f"It has a class {highest}, which {CLASSES_NAME} would have to name.")
     ignores = bool((labels == IGNORED).any())  # what is white is no lesion
     white = highest == 1 and not ignores and int(decoded.array.max()) > MAX_CLASS_INDEX
     return _MaskKind(highest=highest, white=white, ignores=ignores, background=not labels.all())
