@@ -61,6 +61,7 @@ def test_cells_in_the_wrong_column_are_refused(tmp_path: Path, text: str, reason
         (",name\n0,p\n", {"name": "p"}),
         ("name\u200b,x\np\ufeff,1\n", {"name": "p", "x": "1"}),
         ('name,size\np,5"\n', {"name": "p", "size": '5"'}),
+        ("Moles of 2026,\nour clinic,\nname,size\np,5\n", {"name": "p", "size": "5"}),
         ('name,size\np,"big" one\n', {"name": "p", "size": "big one"}),
     ],
 )

@@ -36,6 +36,13 @@ LESION_COLUMNS = ("lesion_id", "lesion", "lesion_number", "lesion_no", "lesion_n
 PART_COLUMNS = ("part", "split", "subset")
 DIAGNOSIS_COLUMNS = ("diagnosis", "dx", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnostic")
 
+IMAGE_KEYS = {
+    "id", "file_name", "width", "height", "facts", "license", "date_captured", "flickr_url", "coco_url",
+    "url", "path", "dataset_id", "category_ids", "deleted", "num_annotations", "milliseconds",
+    "regenerate_thumbnail",
+}  # fmt: skip
+"""Keys of COCO's images that say nothing of patients, as its tools and editors write them."""
+
 _OWN_TABLES = {
     "provenance.csv",
     "classes.csv",
@@ -58,6 +65,7 @@ _PARTS: Mapping[str, Part] = {
 _ONE_HOT = ("melanoma", "seborrheic_keratosis")
 _PAD_UFES = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\W_]+")
+_SPACES = re.compile(r"\s+")
 _SHORTENED = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)
 # Points and run lengths, as VIA, Label Studio and many competitions write them into cells.
 _OUTLINE = re.compile(
@@ -316,6 +324,19 @@ def agreed_attributes(attributes: Iterable[Any]) -> dict[str, str]:
             if isinstance(value, bool | int | float | str) and str(value):
                 found.setdefault(str(name).casefold().replace(" ", "_"), set()).add(str(value))
     return {name: values.pop() for name, values in found.items() if len(values) == 1}
+
+
+def further_facts(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return as a row what an entry of a COCO file says of its image in other keys than `IMAGE_KEYS`."""
+    listed = (entry, *(entry[key] for key in ("attributes", "extra", "metadata") if key in entry))
+    found = {
+        _SPACES.sub("_", str(name).casefold()): str(value)
+        for named in listed
+        if isinstance(named, dict)
+        for name, value in named.items()
+        if name not in IMAGE_KEYS and isinstance(value, int | float | str) and str(value)
+    }
+    return _with_usual_columns(found)
 
 
 def with_facts(record: Record, row: Mapping[str, str]) -> Record:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ UNREAD_TABLES = (".xls", ".xlsb", ".fods", ".numbers", ".parquet", ".feather")
 MAX_JSON_BYTES = 2 * 1024**3
 MAX_TABLE_BYTES = 256 * 1024**2
 _HEAD = 200
+_TITLES = 3
 _SPACES = re.compile(r"\s+")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _COMMENTS = re.compile(r"(?:[ \r\n\ufeff]|#[^\n,;\t|:]*(?:\n|\Z))*")  # a line with delimiters is the header
@@ -52,7 +54,7 @@ def read_table(path: Path, delimiter: str | None = None) -> list[dict[str, str]]
 
     A line of a file of JSON lines is a row; lists and objects in it stay JSON.
     Headers come in lower case, with `_` for spaces. Workbooks, and text with any delimiter and encoding that
-    spreadsheets write, are read; the first line that is not blank is the header.
+    spreadsheets write, are read; the first line that is not blank, and no title, is the header.
     """
     for rows in read_tables(path, delimiter).values():
         if isinstance(rows, DatasetError):
@@ -89,6 +91,8 @@ def _rows(table: list[list[str]], where: str) -> list[dict[str, str]]:
     """Return the rows of a table whose first line that is not blank is the header."""
     cells = [[cell.strip().strip(_INVISIBLE) for cell in row] for row in table]
     filled = [row for row in cells if any(row)]
+    if not where.lower().endswith(".txt"):  # which may be notes
+        filled = _without_titles(filled)
     if not filled:
         return []
     header = list(map(_header, filled[0]))
@@ -109,6 +113,16 @@ def _rows(table: list[list[str]], where: str) -> list[dict[str, str]]:
         {name: cell for name, cell in zip(header, [*row, *padding], strict=False) if name}
         for row in filled[1:]
     ]
+
+
+def _without_titles(rows: list[list[str]]) -> list[list[str]]:
+    """Leave out a few rows of several words in the first cell alone, above a header of several cells."""
+    count = sum(1 for _ in takewhile(_is_title, rows[:_TITLES]))
+    return rows[count:] if count < len(rows) and sum(map(bool, rows[count])) > 1 else rows
+
+
+def _is_title(row: list[str]) -> bool:
+    return len(row[0].split()) > 1 and not any(row[1:])
 
 
 def read_header(path: Path) -> list[str]:

@@ -239,6 +239,25 @@ def test_attributes_that_objects_agree_on_are_facts(small, attributes, facts: di
     assert record.load().labels.any()
 
 
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"patient_id": "P7", "diagnosis": "nevus", "age": 40},
+        {"PatientID": "P7", "attributes": {"Diagnosis": "nevus", "age": 40, "tags": []}},
+        {"extra": {"name": "old.jpg", "Patient ID": "P7"}, "metadata": {"dx": "nevus", "age": 40}},
+    ],
+)
+def test_what_entries_of_images_say_are_facts(small, further: dict[str, object]) -> None:
+    def edit(content) -> None:
+        for image in content["images"]:
+            image.pop("facts")
+            image.update(further, license=1, date_captured="2026-01-02")
+
+    record = read_dataset(small(edit)).records[0]
+    assert (record.patient, record.diagnosis, record.metadata["age"]) == ("P7", "nevus", "40")
+    assert not {"license", "date_captured"} & record.metadata.keys()
+
+
 def test_files_with_different_categories_are_refused(small, tmp_path: Path) -> None:
     folder = small(lambda content: None)
     text = (folder / "annotations/instances_train.json").read_text().replace('"lesion"', '"nevus"')

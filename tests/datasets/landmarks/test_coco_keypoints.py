@@ -48,6 +48,11 @@ def annotation(**changes: Any) -> dict[str, Any]:
     return content()["annotations"][0] | changes
 
 
+def test_facts_of_images_are_read(tmp_path: Path) -> None:
+    image = {"id": 7, "file_name": "a.png", "width": 60, "height": 50, "Patient ID": "P1", "license": 2}
+    assert read(tmp_path, images=[image]).images[0].facts == {"patient_id": "P1"}
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     before = dataset()
     assert write_landmarks(tmp_path / "k.json", before) == []

@@ -17,12 +17,14 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from scipy import ndimage
 
 from napari_lesionseg.datasets.facts import (
+    IMAGE_KEYS,
     agreed_attributes,
     find_tables,
+    further_facts,
     name_key,
     read_facts,
     with_facts,
@@ -101,6 +103,15 @@ class Image(Lenient):
     width: Side
     height: Side
     facts: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_further_keys(cls, entry: Any) -> Any:
+        """Take patients and the like as facts, which other programs write beside COCO's own keys."""
+        if not isinstance(entry, dict) or entry.keys() <= IMAGE_KEYS:
+            return entry
+        facts, told = further_facts(entry), entry.get(_FACTS, {})
+        return {**entry, _FACTS: facts | told if isinstance(told, dict) else told}
 
 
 class Category(Lenient):

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.config import Skeleton, find_symmetries
-from napari_lesionseg.datasets.facts import agreed_attributes
+from napari_lesionseg.datasets.facts import agreed_attributes, further_facts
 from napari_lesionseg.datasets.landmarks.records import (
     MAX_POSITION,
     LandmarkDataset,
@@ -234,7 +234,8 @@ def _images(
         names.add(image.file_name)
         shape = (image.height, image.width) if image.height and image.width else None
         name, found = image.file_name.replace("\\", "/"), tuple(people.pop(image.id, ()))
-        yield LandmarkImage(name, found, shape, facts.get(str(image.id), {}))
+        said = {**facts.get(str(image.id), {}), **further_facts(entry)}
+        yield LandmarkImage(name, found, shape, said)
 
 
 def _first(error: ValidationError) -> str:
