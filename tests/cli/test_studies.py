@@ -194,6 +194,10 @@ def test_a_table_fills_in_fields_and_they_are_written(
         ("case2", "", ""),
     ]
     assert main(["verify", str(study_folder)]) == 0
+    table.write_text("image,dx,age,clinic\ncase0.jpg,mel,40,A\ncase1.jpg,nv,,\ncase2.jpg,nv,,\n")
+    capsys.readouterr()
+    assert main(["fields", str(study_folder), "--import", str(table)]) == 1
+    assert "No field is filled in from the columns age, clinic." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("convention", ["isic", "coco", "imagefolder", "folder"])

@@ -43,7 +43,8 @@ def test_every_change_is_named(folder: Path) -> None:
     (folder / "x.csv").write_bytes(b"y.csv")
     (folder / "y.csv").unlink()
     (folder / "new.txt").touch()
-    assert check(folder) == Verification(3, ("y.csv",), ("x.csv",), ("new.txt",))
+    (folder / "out.png").symlink_to(folder.parent)
+    assert check(folder) == Verification(3, ("y.csv",), ("x.csv",), ("new.txt", "out.png"))
     assert not check(folder).intact
 
 

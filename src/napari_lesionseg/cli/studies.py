@@ -14,7 +14,7 @@ from rich.table import Table
 from napari_lesionseg.cli.console import print_result, results
 from napari_lesionseg.cli.datasets import print_problems
 from napari_lesionseg.cli.options import check_file, check_partners, make_folder, positive
-from napari_lesionseg.datasets.facts import name_key, read_facts
+from napari_lesionseg.datasets.facts import DIAGNOSIS_COLUMNS, ONE_HOT, name_key, read_facts
 from napari_lesionseg.datasets.records import Problem, Record
 from napari_lesionseg.errors import MaskError, StudyError
 from napari_lesionseg.io.folders import exists, is_dir
@@ -109,7 +109,10 @@ def import_table(study: Study, fields: StudyFields, path: Path) -> list[Problem]
     images = {state.image_id: record for state, record in zip(states, found, strict=True)}
     filled, misfits = fields.import_records(images, IMPORTED)
     print_result(f"Fields of {filled} images filled in from {path}")
-    return [*facts.problems, *misfits]
+    columns = {column for record in found for column in record.metadata}
+    columns -= {*fields.columns, *DIAGNOSIS_COLUMNS, *ONE_HOT}
+    unused = [Problem(path.name, f"No field is filled in from the columns {', '.join(sorted(columns))}.")]
+    return [*facts.problems, *misfits, *(unused if columns else ())]
 
 
 def print_fields(study: Study, fields: StudyFields) -> None:

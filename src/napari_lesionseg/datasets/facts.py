@@ -62,7 +62,7 @@ _PARTS: Mapping[str, Part] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
-_ONE_HOT = ("melanoma", "seborrheic_keratosis")
+ONE_HOT = ("melanoma", "seborrheic_keratosis")
 _PAD_UFES = re.compile(r"PAT_(?P<patient>\d+)_(?P<lesion>\d+)_\d+", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\W_]+")
 _SPACES = re.compile(r"\s+")
@@ -384,5 +384,5 @@ def _known(row: Mapping[str, str], column: str) -> str | None:
 def _diagnosis(row: Mapping[str, str]) -> str | None:
     """Return the diagnosis; the challenge of 2017 has a column of 0.0 and 1.0 for each."""
     told = (_known(row, column) for column in DIAGNOSIS_COLUMNS)
-    one_hot = (name for name in _ONE_HOT if row.get(name) in ("1", "1.0"))
+    one_hot = (name for name in ONE_HOT if row.get(name) in ("1", "1.0"))
     return next((diagnosis for diagnosis in told if diagnosis), None) or next(one_hot, None)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_lesionseg.errors import DatasetError
 from napari_lesionseg.io.atomic import sha256_file
-from napari_lesionseg.io.folders import contained, exists, is_dir, is_file, spelled, walk
+from napari_lesionseg.io.folders import FolderScan, contained, exists, is_dir, is_file, spelled, walk
 from napari_lesionseg.io.tables import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -108,7 +108,9 @@ def verify(folder: str | Path) -> Iterator[Hashed | Verification]:
             changed.append(entry.path)
         yield Hashed(number, len(entries), entry.path)
     known = {_composed(entry.path) for entry in entries} | {MANIFEST_NAME}
-    found = (path.relative_to(folder).as_posix() for path in walk(folder))
+    scan = FolderScan(folder)  # links that lead elsewhere count, too
+    paths = (*scan.files, *(path for path, _ in scan.passed_over))
+    found = (path.relative_to(folder).as_posix() for path in paths)
     added = tuple(sorted(name for name in found if _composed(name) not in known))
     yield Verification(len(entries), tuple(missing), tuple(changed), added)
 

@@ -251,6 +251,11 @@ class StudyFields:
             if field.is_exported and field.name in found and not _misfit(field, found[field.name])
         }
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of tables that fields are filled in from."""
+        return frozenset(name for field in self.template.fields for name in (field.name, *field.columns))
+
     def import_records(self, images: Mapping[str, Record], annotator: str) -> tuple[int, tuple[Problem, ...]]:
         """Save what the records of a dataset, by image, say of fields, patients and lesions.
 
