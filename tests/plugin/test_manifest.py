@@ -64,6 +64,7 @@ def test_every_widget_follows_the_rules_for_docks(
         dock, _ = viewer.window.add_plugin_dock_widget(PLUGIN, name)
         (title,) = dock.titleBarWidget().findChildren(QLabel)
         qtbot.waitUntil(lambda title=title, name=name: title.text() == name, timeout=10_000)
+        assert dock.windowTitle() == name  # which its tab shows
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from qtpy.QtGui import QAction, QKeySequence
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
-from napari_lesionseg.plugin.napari_layers.mouse_moves import end_drags_at_release
+from napari_lesionseg.plugin.napari_layers.mouse_moves import keep_drags_whole
 from napari_lesionseg.plugin.tasks import call_soon
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ImageFirst(QObject):
 class DockTabs(QObject):
     """Puts a widget's dock behind or before the other LesionSeg docks beside it, when it is first shown.
 
-    It also keeps the title of the dock short, and lets drags end where the button is released.
+    It also keeps the title of the dock short, and keeps drags whole.
     """
 
     def __init__(self, widget: QWidget) -> None:
@@ -80,7 +80,7 @@ class DockTabs(QObject):
             self._shorten_title()
             canvas = canvas_of(dock)
             if canvas is not None:
-                end_drags_at_release(canvas)
+                keep_drags_whole(canvas)
         self._tabify()
 
     def _shorten_soon(self) -> None:
@@ -91,8 +91,9 @@ class DockTabs(QObject):
         dock = _dock_of(self._widget)
         bar = None if dock is None else dock.titleBarWidget()
         for label in [] if bar is None else bar.findChildren(QLabel):
-            for ending in _OURS:
-                label.setText(label.text().removesuffix(ending).rstrip())
+            label.setText(_shortened(label.text()))
+        if dock is not None:
+            dock.setWindowTitle(_shortened(dock.windowTitle()))  # which its tab shows
 
     def _tabify(self) -> None:
         dock = _dock_of(self._widget)
@@ -110,6 +111,12 @@ class DockTabs(QObject):
             for other in (*others[1:], dock):  # all of them: a new dock beside tabs may have split them
                 window.tabifyDockWidget(others[0], other)
             dock.raise_()
+
+
+def _shortened(title: str) -> str:
+    for ending in _OURS:
+        title = title.removesuffix(ending).rstrip()
+    return title
 
 
 def outermost(widget: QWidget) -> QWidget:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from tests.plugin.canvas_mouse import CanvasMouse
 
 from napari_lesionseg.inference.postprocess import stroke_pixels
@@ -215,6 +217,19 @@ def test_a_fast_box_lasso_or_scribble_ends_where_the_button_is_released(window: 
     assert np.hypot(*np.subtract(last_place(window.editor.snapshot), (60, 60))) < 2
 
 
+def test_a_fast_lasso_keeps_its_corners(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_L)
+    corners = [(20, 40), (20, 120), (100, 120), (100, 40)]
+    sides = itertools.pairwise(corners)
+    way = [np.add(start, share * np.subtract(end, start)) for start, end in sides for share in (0, 0.3, 0.6)]
+    CanvasMouse(window.viewer, window.qtbot).drag_fast(*way, corners[-1])
+    window.qtbot.waitUntil(lambda: last_place(window.editor.snapshot) is not None, timeout=10_000)
+    kept = np.array(window.editor.snapshot.area.lasso)
+    for corner in corners:
+        assert np.hypot(*(kept - corner).T).min() < 2
+
+
 def last_place(snapshot: Any) -> tuple[float, float] | None:
     """Return where the gesture ended; None as long as there is none."""
     area, strokes = snapshot.area, snapshot.strokes
@@ -222,6 +237,20 @@ def last_place(snapshot: Any) -> tuple[float, float] | None:
         return area.box.bottom - 1, area.box.right - 1
     places = area.lasso or [place for stroke in strokes for place in stroke.points]
     return places[-1] if places else None
+
+
+def test_the_image_is_visible_under_the_brush(window: Any) -> None:
+    window.canvas.setFocus()
+    window.key(Qt.Key.Key_P)
+    for key, name in ((Qt.Key.Key_F8, "P2"), (Qt.Key.Key_F7, "P1")):
+        QTest.mouseMove(window.canvas, window.at(60, 70))
+        window.key(key)
+        window.shown(name)
+    QTest.mouseMove(window.canvas, window.at(60, 80))
+    window.wait(300)
+    here, shown = window.at(60, 80), window.canvas.grabFramebuffer()
+    middle = shown.pixelColor(round(here.x() * shown.devicePixelRatio()), round(here.y()))
+    assert abs(middle.red() - 40) < 4
 
 
 def test_the_brush_keeps_its_size_on_the_screen(window: Any) -> None:

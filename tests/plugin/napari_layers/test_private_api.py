@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from timeit import default_timer
 
 import numpy as np
 import pytest
@@ -61,6 +62,12 @@ def check_calculate_contour() -> None:
 def check_vispy_canvas() -> None:
     canvas = Canvas.__new__(Canvas)  # without a window
     assert BaseCanvasBackend(canvas)._vispy_canvas is canvas
+
+
+def check_last_time() -> None:
+    canvas = BaseCanvasBackend(Canvas.__new__(Canvas))
+    canvas._last_time = default_timer()
+    assert canvas._vispy_mouse_move() is None  # too soon
 
 
 def check_vispy_visuals_labels() -> None:
@@ -133,6 +140,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "napari._vispy.visuals.labels": check_vispy_visuals_labels,
     "napari.components._viewer_mouse_bindings": check_viewer_mouse_bindings,
     "_vispy_canvas": check_vispy_canvas,
+    "_last_time": check_last_time,
     "_interpolation_fun": check_interpolation_fun,
     "_need_interpolation_update": check_need_interpolation_update,
     "_overlays": check_overlays,

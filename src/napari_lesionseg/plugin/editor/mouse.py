@@ -13,6 +13,7 @@ from napari_lesionseg.plugin.editor.box_keys import BoxKeys
 from napari_lesionseg.plugin.editor.editor import MaskEditor
 from napari_lesionseg.plugin.editor.tools import REMOVE_PART
 from napari_lesionseg.plugin.napari_layers.managed_labels import suspend_zooms
+from napari_lesionseg.plugin.napari_layers.overlays import clear_brush
 from napari_lesionseg.types import Box, Click, Prompts, Scribble
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Brush:
         self.pixels = BRUSH_PIXELS  # on the screen
         self._camera, self._labels = viewer.scene.camera, labels
         self._zooming = False
+        clear_brush(viewer)
         self._camera.events.zoom.connect(self._on_zoom)
         labels.events.brush_size.connect(self._on_size)
         self._on_zoom()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from napari._vispy.overlays.base import LayerOverlayMixin, VispySceneOverlay
 from napari._vispy.utils.visual import overlay_to_visual
 from napari._vispy.visuals.labels import LabelNode
+from napari.components.overlays import BrushCircleOverlay
 from napari.components.overlays.base import SceneOverlay
 from napari.layers import Labels
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from vispy.scene.visuals import Compound, Line, Markers
 from vispy.visuals.shaders import Function
 
 from napari_lesionseg.types import Box, Click, Stroke
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 # Okabe and Ito's bluish green and vermilion: distinct with every kind of color vision, and by shape.
 POSITIVE_COLOR, NEGATIVE_COLOR = "#00b386", "#ff6a00"
@@ -124,6 +128,13 @@ def draw_on_screen(labels: Labels) -> None:
     # thick as the image's pixels where it is magnified, and a second after each stroke.
     vars(labels)["_calculate_contour"] = _no_contour
     add_overlay(labels, OutlineOverlay)
+
+
+def clear_brush(viewer: ViewerModel) -> None:
+    """Take away the dark square that napari 0.9 draws under the mouse, once layers were replaced."""
+    for overlay in viewer.canvas.overlays.values():
+        if isinstance(overlay, BrushCircleOverlay):
+            overlay.box = False  # meant for text, which is read better on it
 
 
 def _no_contour(labels: NDArray[Any], data_slice: tuple[slice, ...]) -> None:
