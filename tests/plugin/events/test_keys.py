@@ -47,8 +47,13 @@ def test_the_last_match_of_a_search_says_what_is_hidden(window: Any) -> None:
     window.key(Qt.Key.Key_W)
     window.qtbot.waitUntil(lambda: "hides 3 unreviewed images" in window.bar.message.text(), timeout=10_000)
     assert window.name == "P1"
+    window.key(Qt.Key.Key_F2)
+    assert window.bar.message.text() == ""
+    window.key(Qt.Key.Key_W)
+    window.qtbot.waitUntil(lambda: "hides 3 unreviewed images" in window.bar.message.text(), timeout=10_000)
     window.bench.panel(QueuePanel).search.clear()
     window.qtbot.waitUntil(lambda: len(window.session.navigation.queue) == 4, timeout=5000)
+    assert window.bar.message.text() == ""
     window.key(Qt.Key.Key_F8)
     for name in ("P2", "P3", "P4"):
         window.shown(name)

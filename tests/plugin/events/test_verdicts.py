@@ -11,12 +11,24 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QAbstractButton, QApplication
+from qtpy.QtWidgets import QAbstractButton, QApplication, QLabel
 
 from napari_lesionseg.plugin import shortcuts
 from napari_lesionseg.plugin.workbench import verdict_guard
 from napari_lesionseg.plugin.workbench.panels.queue import QueuePanel
 from napari_lesionseg.study.state import Status
+
+
+def test_the_line_at_the_bottom_says_that_all_is_saved(window: Any) -> None:
+    window.look()
+    window.key(Qt.Key.Key_W)
+    window.shown("P2")
+    window.saved()
+    label = window.bar.save_status
+    window.qtbot.waitUntil(lambda: label.text() == "saved", timeout=10_000)
+    assert QLabel.text(label) == "saved"  # not cut off
+    assert label.visibleRegion().boundingRect().width() >= label.fontMetrics().horizontalAdvance("saving")
+    assert not label.geometry().intersects(window.bar.reopen.geometry())
 
 
 def test_the_key_approves_an_outline_that_was_seen(window: Any) -> None:

@@ -97,6 +97,7 @@ class Verdicts:
         if review is not None:
             self._given = [given for given in self._given if given[0] != review.image_id]
             self._is_last_step = False
+            self.message.emit("")
             review.reopen()
             self._offer_undo()
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtGui import QMouseEvent, QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QInputDialog, QPushButton, QSizePolicy, QVBoxLayout
 
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip, settings_events
 from napari_lesionseg.plugin.widgets.forms import LINES, MessageLabel, when_gone
@@ -81,6 +81,7 @@ class ReviewBar(Panel):
         self.listen(session.verdicts.given, self.pace.on_verdict)
         self.listen(session.changed, self.pace.update_text)
         self.listen(session.verdicts.message, self._on_message)
+        self.listen(session.navigation.changed, self._on_rearranged)
         self.listen(session.save_queue.all_saved, self._on_all_saved)
         self.listen(session.save_queue.failed, self._on_not_saved)
         events = settings_events()
@@ -103,6 +104,8 @@ class ReviewBar(Panel):
         self._top = QHBoxLayout()
         self._top.addLayout(words, 1)
         self._top.addWidget(self.save_status)
+        # Messages take the width that is left; here, the words would leave none.
+        self.save_status.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self._top.addWidget(self.reopen)
         bottom = QHBoxLayout()
         for button, stretch in ((self.back, 2), (self.no_lesion, 3), (self.flag, 2), (self.approve, 4)):
@@ -161,6 +164,10 @@ class ReviewBar(Panel):
     def _on_message(self, text: str) -> None:
         self.message.setText(text)
         self._show_words()
+
+    def _on_rearranged(self) -> None:
+        """Take back what was said about the end of the list."""
+        self._on_message("")
 
     def _show_words(self) -> None:
         """Show a message, else what was decided and the pace: always two lines."""
