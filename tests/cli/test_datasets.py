@@ -120,6 +120,17 @@ def test_imported_masks_are_corrected_and_exported(study_folder, tmp_path, capsy
     assert main(["verify", str(back)]) == 0
 
 
+def test_a_mask_that_needs_a_look_is_told_once(tmp_path, capsys):
+    line = np.zeros((40, 60), np.uint8)
+    line[5:35, 5:55] = 1
+    line[7:33, 7:53] = 0
+    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set" / "a.png", np.zeros((40, 60, 3), np.uint8))
+    write_mask(tmp_path / "set" / "a_segmentation.png", line)
+    main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "back"), "--annotator", "cy"])
+    assert capsys.readouterr().err.count("a line around the lesion") == 1
+
+
 @pytest.mark.parametrize("format_", ["coco-keypoints", "deeplabcut"])
 def test_landmarks_become_a_study_again(tmp_path, capsys, format_):
     skeleton = Skeleton.from_names(["nose", "left_eye", "right_eye"])

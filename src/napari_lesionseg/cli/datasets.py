@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -293,12 +293,15 @@ def run_import(options: argparse.Namespace) -> int:
     )
     result = print_report(report)
     if options.annotator is not None:
-        return max(result, make_study(options.out, options.annotator))
+        return max(result, make_study(options.out, options.annotator, report.problems))
     return result
 
 
-def make_study(folder: Path, annotator: str) -> int:
-    """Make a study of what was imported; 1 if something of it is not in the study."""
+def make_study(folder: Path, annotator: str, told: Collection[Problem]) -> int:
+    """Make a study of what was imported; 1 if something of it is not in the study.
+
+    Problems that were told before are not told again.
+    """
     dataset = read_dataset(folder)
     with progress_bar("Making the study", len(dataset.records)) as (progress, task):
         taken, problems = study_from_dataset(
@@ -308,7 +311,7 @@ def make_study(folder: Path, annotator: str) -> int:
             lambda done, total: progress.update(task, completed=done, total=total),
         )
     kind = "outlines" if dataset.records[0].skeleton is None else "images with landmarks"
-    print_problems(problems)
+    print_problems(problem for problem in problems if problem not in told)
     print_result(f"{folder / STUDY_FOLDER} is a study with {taken} {kind} to review: lesionseg {folder}")
     return int(any(problem.left_out for problem in problems))
 

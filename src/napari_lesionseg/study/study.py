@@ -263,8 +263,9 @@ class Study:
         return (*self._reader.problems, *self._left_out, *unknown)
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Take in what is wrong with the dataset that the images are from."""
-        self._left_out.extend(StudyProblem(problem.name, 0, problem.reason) for problem in problems)
+        """Take in what is wrong with the dataset that the images are from, each once."""
+        told = [StudyProblem(problem.name, 0, problem.reason) for problem in problems]
+        self._left_out = list(dict.fromkeys((*self._left_out, *told)))
 
     @property
     def session(self) -> Session | None:

@@ -275,6 +275,16 @@ def test_an_odd_mask_is_named_and_the_others_are_taken(photos: Path) -> None:
         assert str(problem).startswith("IMD0: The mask holds class 3")
 
 
+def test_what_needs_a_look_is_told_once(photos: Path, tmp_path: Path) -> None:
+    line = np.zeros((20, 30), np.uint8)
+    line[4:16, 4:26] = 255
+    line[5:15, 5:25] = 0
+    Image.fromarray(line).save(photos / "IMD0_segmentation.png")
+    with import_folder(photos, tmp_path / "out", "am") as study:
+        (problem,) = study.problems
+        assert "a line around the lesion" in str(problem)
+
+
 def test_odd_names_are_opened_or_named(photos: Path) -> None:
     names = [b"a:b", b"back\\slash", b"x" * 245, b"bl\xe5", "\u6f22".encode() * 80, b"new\nline", b"p[0]*"]
     for number, name in enumerate(names, 10):

@@ -98,6 +98,17 @@ def paint(bench: Workbench) -> None:
     bench.session.editor.labels.paint((2, 2), 1)
 
 
+def test_many_notes_about_a_folder_are_listed(qtbot: QtBot, bench: Workbench, folder: Any) -> None:
+    for number in range(4):
+        (folder / f"P{number + 1}_segmentation.png").write_bytes(b"broken")
+    bench.open_folder(folder)
+    shown(qtbot, bench, "P1")
+    (box,) = bench.findChildren(QMessageBox)
+    assert box.text().startswith("4 files or images")
+    assert len(box.informativeText().splitlines()) == 4
+    box.accept()
+
+
 def test_without_a_study_it_offers_ways_to_begin(bench: Workbench) -> None:
     assert bench.title.text() == "LesionSeg"
     for button in (bench.start.new_button, bench.start.open_button, bench.start.samples_button):

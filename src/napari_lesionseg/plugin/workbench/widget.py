@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     import napari.viewer
 
     from napari_lesionseg.plugin.editor.editor import MaskEditor
+    from napari_lesionseg.study.event_log import StudyProblem
+
+_TOLD = 3
+"""Problems of a study that are told one by one; more are listed."""
+
+_LISTED = 12
 
 PANELS: tuple[type[Panel], ...] = (
     QueuePanel,
@@ -193,8 +199,11 @@ class Workbench(QWidget):
         self._show_study()
         call_soon(self.sections, self.sections.fit_width)
         self._poll.start()
-        for problem in study.problems[:3]:
-            show_info(str(problem))
+        if len(study.problems) > _TOLD:
+            _list_problems(self, study.problems)
+        else:
+            for problem in study.problems:
+                show_info(str(problem))
         session.begin()
 
     def _set_session(self, session: StudySession | None) -> None:
@@ -309,6 +318,19 @@ def save_later(session: StudySession) -> None:
     if problem:
         UnsavedSession(session)
         show_error(f"Not saved yet. LesionSeg keeps trying until napari is closed: {problem}")
+
+
+def _list_problems(parent: QWidget, problems: Sequence[StudyProblem]) -> None:
+    """Show what was left out or needs a look, to be read at leisure."""
+    lines = [str(problem) for problem in problems]
+    text = f"{len(lines)} files or images were left out or need a look:"
+    box = QMessageBox(QMessageBox.Icon.Information, "Left out or to check", text, parent=parent)
+    more = [f"and {len(lines) - _LISTED} more: press Show Details"] if len(lines) > _LISTED else []
+    box.setInformativeText("\n".join([*lines[:_LISTED], *more]))
+    if more:
+        box.setDetailedText("\n".join(lines))
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.open()
 
 
 def _confirm_loss(parent: QWidget, problem: str) -> bool:

@@ -59,7 +59,20 @@ def test_what_was_left_out_is_shown_with_the_reason(qtbot: QtBot, panel: Any, tm
     qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
     lines = panel.report.text().splitlines()
     assert "1 left out:" in lines
-    assert lines[-1].startswith("P4: ")
+    assert lines[lines.index("1 left out:") + 1].startswith("P4: ")
+
+
+def test_what_needs_a_look_is_shown_though_it_was_written(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:
+    study = panel.session.study
+    second = list(study.state.images)[1]
+    ring = np.zeros((40, 60), np.uint8)
+    ring[5:35, 5:55] = 1
+    ring[7:33, 7:53] = 0
+    study.approve(second, ring)
+    panel.start(tmp_path / "set")
+    qtbot.waitUntil(lambda: panel.task is None, timeout=WAIT)
+    text = panel.report.text()
+    assert " to check:\nP2: The mask has a line around the lesion" in text
 
 
 def test_the_key_of_new_names_is_kept_beside_the_data_set(qtbot: QtBot, panel: Any, tmp_path: Path) -> None:

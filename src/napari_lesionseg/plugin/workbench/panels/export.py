@@ -95,18 +95,19 @@ class _Key:
 
 
 def describe_export(exported: Exported) -> str:
-    """Describe what was written, what was left out and why, and where the key of the new names is."""
+    """Describe what was written, left out or needs a look and why, and where the key of new names is."""
     report = exported.report
     parts = ", ".join(f"{part} {count}" for part, count in report.parts.items())
     lines = [f"{report.written} images written to {report.folder} ({parts})"]
+    left_out = [f"{problem.name}: {problem.reason}" for problem in report.problems if problem.left_out]
+    to_check = [f"{problem.name}: {problem.reason}" for problem in report.problems if not problem.left_out]
+    for what, problems in (("left out", left_out), ("to check", to_check)):
+        if problems:
+            lines += [f"{len(problems)} {what}:", *problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"and {len(problems) - SHOWN} more (hover here)")
     if exported.key is not None:
         lines.append(f"The old names are in {exported.key}. Keep it apart from the dataset.")
-    left_out = [problem for problem in report.problems if problem.left_out]
-    if left_out:
-        lines.append(f"{len(left_out)} left out:")
-        lines += [f"{problem.name}: {problem.reason}" for problem in left_out[:SHOWN]]
-    if len(left_out) > SHOWN:
-        lines.append(f"and {len(left_out) - SHOWN} more (hover here)")
     return "\n".join(lines)
 
 
