@@ -22,7 +22,7 @@ from napari_lesionseg.plugin.workbench.finetune_task import (
     read_training_image,
     training_images_of,
 )
-from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel
+from napari_lesionseg.plugin.workbench.panels.finetune import FinetunePanel, ParentModel
 from napari_lesionseg.study.study import Study
 from napari_lesionseg.training.trainer import EpochResult, StepResult
 
@@ -170,6 +170,18 @@ def test_a_discarded_model_is_nowhere(qtbot: QtBot, panel: Any) -> None:
     panel.report.discard.click()
     assert panel.candidate is None
     assert all(entry.shipped for entry in ModelStore().list())
+
+
+def test_only_a_fine_tuned_model_offers_the_way_back(qtbot: QtBot, model: Any) -> None:
+    button = ParentModel()
+    qtbot.addWidget(button)
+    model.card = model.card.model_copy(update={"parent": "0" * 64})
+    button.update_for(model, idle=True)
+    assert not button.isVisible()  # as the shipped model, whose parent nobody has
+    model.card = model.card.model_copy(update={"training": {"parent_name": "old"}})
+    button.update_for(model, idle=True)
+    assert button.isVisible()
+    assert button.text() == "Back to old"
 
 
 def test_closing_during_training_emits_nothing(qtbot: QtBot, panel: Any) -> None:

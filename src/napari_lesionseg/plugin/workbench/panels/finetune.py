@@ -411,8 +411,8 @@ class ParentModel(QPushButton):
 
     def update_for(self, model: Model | None, idle: bool) -> None:
         """Show the button if the model was fine-tuned, and nothing else is to be decided."""
-        self.setVisible(idle and model is not None and model.card.parent is not None)
-        name = "the old model" if model is None else model.card.training.get("parent_name", "the old model")
+        name = "" if model is None else model.card.training.get("parent_name", "")
+        self.setVisible(idle and bool(name))  # the shipped model has a parent, too, but was not fine-tuned
         self.setText(f"Back to {name}")
 
     def close_task(self) -> None:
