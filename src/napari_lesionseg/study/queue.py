@@ -51,9 +51,13 @@ class Counts:
         return sum(count for status, count in self.by_status.items() if status.done)
 
     def __str__(self) -> str:
+        return self.describe()
+
+    def describe(self, words: Callable[[Status], str] = lambda status: status.words) -> str:
+        """Return the counts as text; `words` names a status."""
         text = f"{self.by_status[Status.APPROVED]} of {self.total} approved"
         extra = [
-            f"{self.by_status[status]} {status.value}"
+            f"{self.by_status[status]} {words(status)}"
             for status in (Status.NO_LESION, Status.FLAGGED, Status.RETURNED)
             if self.by_status[status]
         ]

@@ -22,7 +22,7 @@ from napari_lesionseg.plugin.landmarks import controls, task
 from napari_lesionseg.plugin.landmarks import panel as panel_module
 from napari_lesionseg.plugin.landmarks.editor import LandmarkEditor, set_scale_from_ruler
 from napari_lesionseg.plugin.landmarks.panel import LandmarksPanel
-from napari_lesionseg.types import OCCLUDED, Mark
+from napari_lesionseg.types import OCCLUDED, VISIBLE, Mark
 
 WAIT = 120_000
 
@@ -145,6 +145,27 @@ def test_a_fast_drag_of_a_landmark_ends_where_the_button_is_released(
     assert editor.marks == before
 
 
+def test_keys_act_on_the_landmark_that_was_clicked_or_dragged_last(panel: LandmarksPanel, qtbot: Any) -> None:
+    panel._viewer.reset_view()
+    mouse = CanvasMouse(panel._viewer, qtbot)
+    editor = mark_all(panel, mouse, 0)
+    first, second = (np.array(mark[1:3]) for mark in editor.marks[:2])
+    mouse.click(first)  # marks nothing
+    assert len(editor.marks) == len(editor.points.data) == len(JOINTS)
+    mouse.drag(second, second + 4)
+    for state in (OCCLUDED, VISIBLE):
+        mouse.press(Qt.Key.Key_H)
+        assert editor.marks[1].visibility == state
+    mouse.click(first)
+    mouse.press(Qt.Key.Key_Delete)
+    assert [mark.label for mark in editor.marks] == list(JOINTS[1:])
+    assert panel.marking.next.text() == f"Click on: {JOINTS[0]} (5 marked)"
+    mouse.press(Qt.Key.Key_H)
+    assert [mark.visibility for mark in editor.marks] == [VISIBLE] * 4 + [OCCLUDED]
+    mouse.click(first)
+    assert {mark.label for mark in editor.marks} == set(JOINTS)
+
+
 def test_only_the_left_button_marks(panel: LandmarksPanel, qtbot: Any) -> None:
     panel._viewer.reset_view()
     mouse = CanvasMouse(panel._viewer, qtbot)
@@ -225,6 +246,10 @@ def test_a_panel_that_is_opened_again_goes_on_with_the_marks(panel: LandmarksPan
     assert parse_skeleton(again.names.currentText()) == parse_skeleton(LINES)
     assert again.marking.next.text() == "Click on: right_shoulder (1 marked)"
     editor = begin(again, 0)
+    mouse.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert editor.marks == ()
+    again.marking.buttons["redo landmark"].click()
+    assert [mark.label for mark in editor.marks] == ["left_shoulder"]
     mouse.click(np.array([40.0, 40.0]))
     mouse.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     mouse.click(np.array([44.0, 40.0]))

@@ -157,6 +157,7 @@ def test_six_joints_on_five_images(annotator: Annotator, qtbot: Any, plan: NewSt
     table = bench.panel(QueuePanel).model
     assert table is not None
     qtbot.waitUntil(lambda: table.data(table.index(6, STATUS)) == "none visible", timeout=LONG)
+    assert bench.panel(QueuePanel).progress.text().endswith("1 none visible")
 
     file = tmp_path / "joints.json"
     annotator.panel.export_to(file)

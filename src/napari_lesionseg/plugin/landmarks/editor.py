@@ -104,7 +104,8 @@ class LandmarkEditor:
         self.undo_verdict: Callable[[], bool] | None = None  # tried before a step is undone
         self.label = skeleton.names[0]
         """What the next click marks; empty if this person is complete."""
-        self._person, self._writing, self.button = "", False, 1
+        self._person, self.is_writing, self.button = "", False, 1
+        self.pressed: int | None = None  # the point on which the button was pressed
         size = max(4.0, max(image_shape(image)[-2:]) / 60)
         points.selected_data = set()  # else these would get the size as well
         points.current_size = size
@@ -112,6 +113,8 @@ class LandmarkEditor:
         bones.edge_width = size / 4
         points.text.color = "black" if np.mean(image.thumbnail[..., :3]) > _BRIGHT else "white"
         points.events.data.connect(self._on_data)
+        self._select = _selecting(self)
+        points.events.features.connect(self._select)
         self._drag = _dragging(self)
         points.mouse_drag_callbacks.append(self._drag)
         self._keys = LayerKeys(
@@ -154,7 +157,8 @@ class LandmarkEditor:
 
     def toggle_occluded(self) -> None:
         """Mark the selected landmarks, or else the last one, as occluded, or as visible again."""
-        chosen = set(self.points.selected_data) or {len(self.marks) - 1}
+        selected = set(self.points.selected_data)
+        chosen = selected or {len(self.marks) - 1}
         marks = [mark for row, mark in enumerate(self.marks) if row in chosen]
         if not marks:
             self.noted.emit("Mark or select a landmark first.")
@@ -164,6 +168,7 @@ class LandmarkEditor:
             mark._replace(visibility=state) if row in chosen else mark for row, mark in enumerate(self.marks)
         ]
         self.put(changed, "occluded")
+        self.points.selected_data = selected
 
     def put(self, marks: Iterable[Mark], kind: str, *, merge: bool = False) -> None:
         """Replace all landmarks, as a step that can be undone; `merge` as in `UndoHistory.record`."""
@@ -201,13 +206,14 @@ class LandmarkEditor:
     def close(self) -> None:
         """Stop following the layers."""
         self.points.events.data.disconnect(self._on_data)
+        self.points.events.features.disconnect(self._select)
         self.points.mouse_drag_callbacks.remove(self._drag)
         self._keys.close()
 
     def _on_data(self, event: Any) -> None:
         """Record what napari's tools did."""
         action = str(getattr(event.action, "value", event.action))
-        if self._writing or action not in _DONE:
+        if self.is_writing or action not in _DONE:
             return
         marks = read_marks(self.points)
         if action == "added":
@@ -216,13 +222,15 @@ class LandmarkEditor:
             self.put(marks, action)
         else:
             self._show(action)
+        if action == "removed":
+            self.pressed = None
 
     def _added(self, marks: Sequence[Mark], added: Sequence[int]) -> tuple[Mark, ...]:
         """Return marks of which the added ones have names; one that was marked before is moved."""
         new = {index % len(marks) for index in added}
         kept = [mark for row, mark in enumerate(marks) if row not in new]
-        if self.button != 1:
-            return tuple(kept)  # the other buttons zoom and move the image
+        if self.button != 1 or self.pressed is not None:
+            return tuple(kept)  # the other buttons zoom and move the image; a click on a point selects it
         for row in sorted(new):
             if not self.label:
                 self.noted.emit("All landmarks of this person are marked.")
@@ -241,7 +249,7 @@ class LandmarkEditor:
             self.label = label_after(skeleton.names[-1], skeleton, marks, self._person)
         numbers = list(dict.fromkeys(mark.id for mark in marks))
         color = {number: COLORS[place % len(COLORS)] for place, number in enumerate(numbers)}
-        self._writing = True
+        self.is_writing = True
         try:
             if marks != read_marks(self.points):
                 _write_marks(self.points, marks)
@@ -250,7 +258,7 @@ class LandmarkEditor:
                 self.points.symbol = ["ring" if mark.visibility == OCCLUDED else "disc" for mark in marks]
                 self.points.face_color = [color[mark.id] for mark in marks]
         finally:
-            self._writing = False
+            self.is_writing = False
         bones, colors = [], []
         for person in self.people:
             for one, other in skeleton.edges:
@@ -291,6 +299,16 @@ def label_after(label: str, skeleton: Skeleton, marks: Iterable[Mark], person: s
     return next((name for name in (*names[place:], *names[:place]) if name not in known), "")
 
 
+def _selecting(editor: LandmarkEditor) -> Callable[[], None]:
+    """Return what selects the point that was clicked on, after napari selected what it tried to add."""
+
+    def select() -> None:
+        if editor.pressed is not None and not editor.is_writing:
+            editor.points.selected_data = {editor.pressed}
+
+    return select
+
+
 def _dragging(editor: LandmarkEditor) -> Callable[[Points, Any], Iterator[None]]:
     """Return what moves a point that is dragged in napari's mode for adding points, which does not."""
 
@@ -298,10 +316,12 @@ def _dragging(editor: LandmarkEditor) -> Callable[[Points, Any], Iterator[None]]
         # In that mode, napari adds a point at a click of any button.
         editor.button = event.button if str(layer.mode) == "add" else 1
         row = layer.get_value(event.position, world=True) if str(layer.mode) == "add" else None
+        editor.pressed = row if event.button == 1 else None
         if row is None or event.button != 1:
             return
         before, start, moved = editor.marks, np.array(event.pos), False
         event.handled = True  # else the canvas moves as well
+        layer.selected_data = {row}  # which the keys act on
         yield
         while event.type == "mouse_move":
             event.handled = True
@@ -314,6 +334,7 @@ def _dragging(editor: LandmarkEditor) -> Callable[[Points, Any], Iterator[None]]
                 editor.put((*before[:row], mark, *before[row + 1 :]), "dragged", merge=True)
             yield
         editor.history.end_merging()
+        layer.selected_data = {row}
 
     return drag
 

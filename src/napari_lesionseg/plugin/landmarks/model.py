@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_lesionseg.config import Skeleton
+    from napari_lesionseg.plugin.editor.undo_history import UndoHistory
+    from napari_lesionseg.plugin.landmarks.editor import Marks
     from napari_lesionseg.types import Mark
 
 
@@ -46,6 +48,7 @@ class _Kept:
     bones: weakref.ref[Vectors]
     name: str  # of the image, which may be opened again
     skeleton: Skeleton
+    history: UndoHistory[Marks]
 
 
 class LandmarkSet:
@@ -113,12 +116,15 @@ class LandmarkSet:
     def _edit(self, image: Image) -> LandmarkEditor:
         """Edit the landmarks that an image had before, else new ones."""
         bones, points = new_landmark_layers(image)
-        kept = self._kept_for(image)
-        if kept is not None:
-            points, former = kept, kept.metadata.pop(_KEPT).bones()
+        layer, kept = self._kept_for(image), None
+        if layer is not None:
+            points, kept = layer, layer.metadata.pop(_KEPT)
+            former = kept.bones()
             bones = former if former is not None and former in self._viewer.layers else bones
         self._viewer.layers.extend(layer for layer in (bones, points) if layer not in self._viewer.layers)
         made = LandmarkEditor(self._viewer, image, bones, points, self.skeleton)
+        if kept is not None and kept.history.current == made.history.current:
+            made.restore(kept.history)
         self._editors.append(made)
         return made
 
@@ -193,7 +199,7 @@ def _leave(editor: LandmarkEditor) -> None:
     """Close an editor whose layers may be edited again."""
     editor.close()
     refs = weakref.ref(editor.image), weakref.ref(editor.bones)
-    editor.points.metadata[_KEPT] = _Kept(*refs, str(editor.image.name), editor.skeleton)
+    editor.points.metadata[_KEPT] = _Kept(*refs, str(editor.image.name), editor.skeleton, editor.history)
 
 
 def save_landmarks(path: Path, dataset: LandmarkDataset, problems: Sequence[Problem]) -> str:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from napari_lesionseg.types import Mark
 
 HELP = (
-    "Select an image, press Mark, and click on one landmark after the other. Drag a point to move it; select "
-    "it with napari's arrow and press Del to remove it."
+    "Select an image, press Mark, and click on one landmark after the other. Drag a point to move it; click "
+    "on it and press Del to remove it."
 )
 _NOT_LISTED = "Marked landmarks that are not in the list are kept, but neither learned nor exported:"
 

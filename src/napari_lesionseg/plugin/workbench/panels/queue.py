@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,8 @@ class QueuePanel(Panel):
         self.listen(session.batch.finished, self._on_finished)
         self.listen(session.changed, self._update)
         self.missing.check(session)
+        for place, status in enumerate(Status, len(_FILTERS) - len(Status)):
+            self.filter.setItemText(place, status_words(status, session.study))
         self._rearrange()
         self._update()
 
@@ -220,7 +223,8 @@ class QueuePanel(Panel):
     def _rearrange(self) -> None:
         if self.session is not None:
             order = Order(self.sort.currentData(Qt.ItemDataRole.UserRole))
-            self.session.navigation.sort(order, self.search.text(), _FILTERS[self.filter.currentText()])
+            statuses = list(_FILTERS.values())[self.filter.currentIndex()]
+            self.session.navigation.sort(order, self.search.text(), statuses)
 
     def _on_clicked(self, index: QModelIndex) -> None:
         if self.session is not None and self.model is not None:
@@ -265,8 +269,9 @@ class QueuePanel(Panel):
         counts = count_images(self.session.study.state.images.values())
         self.progress.setMaximum(max(1, counts.total))
         self.progress.setValue(counts.done)
-        self.progress.setFormat(str(counts))
-        self.progress.setToolTip(str(counts))  # cut where the letters are large
+        text = counts.describe(partial(status_words, study=self.session.study))
+        self.progress.setFormat(text)
+        self.progress.setToolTip(text)  # cut where the letters are large
         can_agree, is_shared = self.model.can_agree, self.model.is_shared
         self.table.setColumnHidden(AGREE, not can_agree)
         self.table.setColumnHidden(ANNOTATOR, not is_shared)
