@@ -134,6 +134,14 @@ def test_six_joints_on_five_images(annotator: Annotator, qtbot: Any, plan: NewSt
             annotator.mark()
         annotator.press(Qt.Key.Key_W)
     annotator.wait("figure-5")
+    annotator.press(Qt.Key.Key_Q)
+    annotator.wait("figure-4")
+    annotator.mouse.click(annotator.editor.marks[0][1:3])  # selects it
+    annotator.mouse.click((2.0, 2.0))  # all are marked
+    annotator.wait()
+    assert annotator.states()[4] is Status.APPROVED
+    annotator.press(Qt.Key.Key_F8)
+    annotator.wait("figure-5")
     annotator.press(Qt.Key.Key_F4)
     annotator.wait("figure-6")
     assert annotator.states() == [Status.APPROVED] * 5 + [Status.FLAGGED, Status.UNREVIEWED]

@@ -221,7 +221,7 @@ class LandmarkEditor:
         if marks != self.marks:
             self.put(marks, action)
         else:
-            self._show(action)
+            self._show("chosen")  # nothing has changed, and an approval stands
         if action == "removed":
             self.pressed = None
 
