@@ -330,7 +330,7 @@ def _list_problems(parent: QWidget, problems: Sequence[StudyProblem]) -> None:
     if more:
         box.setDetailedText("\n".join(lines))
     box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    box.open()
+    box.show()  # beside the window: whoever knows it already goes on
 
 
 def _confirm_loss(parent: QWidget, problem: str) -> bool:
