@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtGui import QFocusEvent, QKeyEvent
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lesionseg.plugin.layout import canvas_of, layer_docks
+from napari_lesionseg.plugin.qt_events import as_focus, as_key
 from napari_lesionseg.plugin.tasks import call_soon
 
 _TYPED_INTO = (QLineEdit, QAbstractSpinBox, QPlainTextEdit, QTextEdit)
@@ -74,11 +75,12 @@ class DockFocus(QObject):
             return False
         if event.type() == QEvent.Type.ChildAdded:
             self._soon.start()  # what is added is not finished yet
-        elif isinstance(event, QFocusEvent) and event.reason() == Qt.FocusReason.OtherFocusReason:
-            if event.gotFocus() and isinstance(watched, QAbstractItemView):
+        elif (focus := as_focus(event)) is not None:
+            is_list = focus.gotFocus() and isinstance(watched, QAbstractItemView)
+            if is_list and focus.reason() == Qt.FocusReason.OtherFocusReason:
                 call_soon(self, self.to_canvas)  # a name in a list was edited
-        elif isinstance(event, QKeyEvent) and event.type() in _FOLLOWED:
-            return self._on_key(watched, event)
+        elif (key := as_key(event)) is not None and key.type() in _FOLLOWED:
+            return self._on_key(watched, key)
         return False
 
     def _on_key(self, watched: QObject | None, event: QKeyEvent) -> bool:

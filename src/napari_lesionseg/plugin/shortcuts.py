@@ -23,11 +23,12 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtGui import QInputEvent, QKeyEvent, QKeySequence, QMouseEvent, QShortcut
+from qtpy.QtGui import QInputEvent, QKeySequence, QMouseEvent, QShortcut
 from qtpy.QtWidgets import QAbstractButton, QWidget
 
 from napari_lesionseg.plugin.editor.tools import TOOLS
 from napari_lesionseg.plugin.layout import FOLD_KEY, outermost
+from napari_lesionseg.plugin.qt_events import as_key, as_mouse
 
 WIDGET_KEYS: Mapping[str, str] = {
     "image": "Alt+B",
@@ -278,17 +279,18 @@ class WindowKeys(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Note whether a key is pressed, or only held, and when a key or mouse button was pressed."""
-        if isinstance(event, QMouseEvent):
-            self._note_mouse(event)
+        mouse, key = as_mouse(event), as_key(event)
+        if mouse is not None:
+            self._note_mouse(mouse)
         # X reports a held key as released and pressed again, at the same time. While the computer is busy, Qt
         # sees one without the other, and takes it for another press.
-        if isinstance(event, QKeyEvent):
-            waited = self._key_lag.of(event)
-            if event.type() == QEvent.Type.KeyRelease:
-                self._released[event.key()] = event.timestamp()
-            elif event.type() == QEvent.Type.ShortcutOverride:
-                since = event.timestamp() - self._released.get(event.key(), -REPEAT_MS)
-                self._is_repeat = event.isAutoRepeat() or 0 <= since < REPEAT_MS
+        if key is not None:
+            waited = self._key_lag.of(key)
+            if key.type() == QEvent.Type.KeyRelease:
+                self._released[key.key()] = key.timestamp()
+            elif key.type() == QEvent.Type.ShortcutOverride:
+                since = key.timestamp() - self._released.get(key.key(), -REPEAT_MS)
+                self._is_repeat = key.isAutoRepeat() or 0 <= since < REPEAT_MS
                 self.age = waited
         return False
 

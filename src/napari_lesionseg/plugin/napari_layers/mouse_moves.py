@@ -14,6 +14,8 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from skimage.measure import approximate_polygon
 from vispy.app.canvas import MouseEvent
 
+from napari_lesionseg.plugin.qt_events import as_mouse
+
 if TYPE_CHECKING:
     from vispy.util.event import EmitterGroup
 
@@ -60,18 +62,19 @@ class _WholeDrags(QObject):
             # Only here, since Qt joins the changes of a window's size as well.
             is_here = event.type() == QEvent.Type.Enter
             QCoreApplication.setAttribute(_COMPRESS, self._joins_moves and not is_here)
-        if self._is_sending or not isinstance(event, QMouseEvent):
+        mouse = None if self._is_sending else as_mouse(event)
+        if mouse is None:
             return False
-        if event.type() == QEvent.Type.MouseButtonPress:
-            self._hand_on(event)
-        elif event.type() == QEvent.Type.MouseMove and self._last is not None:
+        if mouse.type() == QEvent.Type.MouseButtonPress:
+            self._hand_on(mouse)
+        elif mouse.type() == QEvent.Type.MouseMove and self._last is not None:
             if perf_counter() - self._since < INTERVAL:
-                self._waiting.append(_copy(event))
+                self._waiting.append(_copy(mouse))
                 return True
-            self._send_waiting(event)
-            self._hand_on(event)
-        elif event.type() == QEvent.Type.MouseButtonRelease:
-            self._send_waiting(event)
+            self._send_waiting(mouse)
+            self._hand_on(mouse)
+        elif mouse.type() == QEvent.Type.MouseButtonRelease:
+            self._send_waiting(mouse)
             self._last = None
         return False
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
+from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QGridLayout,
@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_lesionseg.errors import FieldError
 from napari_lesionseg.plugin.layout import canvas_of
+from napari_lesionseg.plugin.qt_events import as_key
 from napari_lesionseg.plugin.shortcuts import WindowKeys, set_tip
 from napari_lesionseg.plugin.widgets.forms import MessageLabel, ignore_wheel, small, when_gone
 from napari_lesionseg.plugin.workbench.panels.base import Panel
@@ -231,18 +232,19 @@ class FieldsPanel(Panel):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Keep letters in the form, which would approve an image elsewhere; Enter leaves it."""
-        if not isinstance(event, QKeyEvent):
+        key = as_key(event)
+        if key is None:
             return False
-        is_undo = event.matches(QKeySequence.StandardKey.Undo)
-        if event.type() == QEvent.Type.ShortcutOverride and (event.text().isprintable() or is_undo):
-            event.accept()
+        is_undo = key.matches(QKeySequence.StandardKey.Undo)
+        if key.type() == QEvent.Type.ShortcutOverride and (key.text().isprintable() or is_undo):
+            key.accept()
             return False
-        if event.type() != QEvent.Type.KeyPress:
+        if key.type() != QEvent.Type.KeyPress:
             return False
         if is_undo and not (isinstance(watched, QLineEdit) and watched.isUndoAvailable()):
             self._on_undo()
             return True
-        if event.key() in _LEAVE:
+        if key.key() in _LEAVE:
             canvas = canvas_of(self)
             if canvas is not None:
                 canvas.setFocus()

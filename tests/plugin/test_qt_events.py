@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy import PYQT6
+from qtpy.QtCore import QEvent, QPointF, Qt
+from qtpy.QtGui import QFocusEvent, QKeyEvent, QMouseEvent
+from qtpy.QtWidgets import QWidget
+
+from napari_lesionseg.plugin.qt_events import as_focus, as_key, as_mouse
+from napari_lesionseg.plugin.shortcuts import WindowKeys
+
+EVENT_BYTES = 88
+KEY = QKeyEvent(QEvent.Type.ShortcutOverride, Qt.Key.Key_W, Qt.KeyboardModifier.NoModifier, "w")
+PRESS = QMouseEvent(
+    QEvent.Type.MouseButtonPress,
+    QPointF(3, 4),
+    QPointF(3, 4),
+    Qt.MouseButton.LeftButton,
+    Qt.MouseButton.LeftButton,
+    Qt.KeyboardModifier.NoModifier,
+)
+FOCUS = QFocusEvent(QEvent.Type.FocusIn, Qt.FocusReason.TabFocusReason)
+
+
+class Place:
+    """Memory in which one event follows another, as on the stack of Qt."""
+
+    def __init__(self) -> None:
+        if not PYQT6:
+            pytest.skip("PyQt alone takes the object of an earlier event")
+        self.memory = ctypes.create_string_buffer(256)
+
+    def put(self, event: QEvent) -> QEvent:
+        """Copy an event here, and return what PyQt takes it for."""
+        from qtpy import sip
+
+        ctypes.memmove(self.memory, sip.unwrapinstance(event), EVENT_BYTES)
+        found: QEvent = sip.wrapinstance(ctypes.addressof(self.memory), QEvent)
+        return found
+
+
+def test_events_are_what_their_type_says() -> None:
+    assert (as_key(KEY), as_mouse(PRESS), as_focus(FOCUS)) == (KEY, PRESS, FOCUS)
+    assert as_key(PRESS) is as_mouse(KEY) is as_focus(KEY) is as_key(None) is as_mouse(None) is None
+
+
+def test_a_key_that_comes_as_an_earlier_click_is_a_key() -> None:
+    place = Place()
+    earlier = place.put(PRESS)
+    stale = place.put(KEY)
+    assert stale is earlier
+    assert type(stale) is QMouseEvent
+    key = as_key(stale)
+    assert key is not None
+    assert key.text() == "w"
+    assert as_mouse(stale) is None
+
+
+def test_a_click_that_comes_as_an_earlier_key_is_a_click() -> None:
+    place = Place()
+    earlier = place.put(KEY)
+    stale = place.put(PRESS)
+    assert stale is earlier
+    assert type(stale) is QKeyEvent
+    mouse = as_mouse(stale)
+    assert mouse is not None
+    assert mouse.position() == QPointF(3, 4)
+    assert as_key(stale) is None
+
+
+def test_a_key_after_a_held_one_counts_however_it_comes(qtbot: QtBot) -> None:
+    """It was taken for the held one, and did nothing."""
+    widget = QWidget()
+    qtbot.addWidget(widget)
+    keys = WindowKeys(widget, {})
+    held = QKeyEvent(
+        QEvent.Type.ShortcutOverride, Qt.Key.Key_W, Qt.KeyboardModifier.NoModifier, "w", autorep=True
+    )
+    keys.eventFilter(None, held)
+    assert keys._is_repeat
+    place = Place()
+    earlier = place.put(PRESS)
+    keys.eventFilter(None, place.put(KEY))
+    assert not keys._is_repeat
+    del earlier
