@@ -61,7 +61,7 @@ def _add_rarer_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients",
         type=Path,
         metavar="FILE",
-        help="CSV file with the columns image (name without ending) and patient; all images of a patient are "
+        help="table with the columns image (name without ending) and patient; all images of a patient are "
         "either trained on or held out",
     )
     parser.add_argument("--val-images", nargs="+", default=[], help="folders of held-out images")

@@ -112,7 +112,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
         "--metadata",
         type=Path,
         metavar="FILE",
-        help="CSV file with one row per image (default: metadata.csv in the first folder of images)",
+        help="table with one row per image (default: metadata.csv in the first folder of images)",
     )
     parser.add_argument(
         "--start",
