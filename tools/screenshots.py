@@ -326,6 +326,7 @@ def fine_tune(folder: Path) -> None:
     wait_for(lambda: panel.task is None)
     if panel.candidate is None:
         raise RuntimeError(panel.message.text())
+    panel.progress.result.click()
     take(bench._viewer, "fine-tune")
 
 

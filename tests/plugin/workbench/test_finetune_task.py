@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 
 from napari_lesionseg.config import FineTuneConfig
 from napari_lesionseg.datasets.synthetic import synthetic_sample
@@ -162,6 +163,28 @@ def test_the_panel_trains_and_keeps_the_model_under_a_new_name(qtbot: QtBot, pan
     panel.report.keep.click()
     names = {entry.name for entry in ModelStore().list() if not entry.shipped}
     assert len(names) == 2
+
+
+def test_a_result_that_would_move_the_tools_waits_until_it_is_asked_for(qtbot: QtBot, panel: Any) -> None:
+    panel.show()
+    qtbot.waitExposed(panel)
+    qtbot.mouseClick(panel.controls.start, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bool(panel.progress.plan.text()), timeout=WAIT)
+    height = panel.sizeHint().height()
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    assert abs(panel.sizeHint().height() - height) <= 2  # rows of other buttons differ by a pixel
+    assert not panel.report.isVisible()
+    qtbot.mouseClick(panel.progress.result, Qt.MouseButton.LeftButton)
+    assert panel.report.isVisible()
+    assert not panel.progress.result.isVisible()
+
+
+def test_the_notice_leads_to_the_result(qtbot: QtBot, panel: Any) -> None:
+    panel.show()
+    qtbot.mouseClick(panel.controls.start, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel.candidate is not None, timeout=WAIT)
+    panel.unfold.emit()
+    assert panel.report.isVisible()
 
 
 def test_a_discarded_model_is_nowhere(qtbot: QtBot, panel: Any) -> None:

@@ -15,6 +15,8 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSizePolicy,
+    QStackedWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -57,6 +59,7 @@ PLOT_TIP = (
 )
 # Okabe and Ito (2008): blue for the loss, orange for the agreement.
 LOSS_COLOR, DICE_COLOR = "#56b4e9", "#e69f00"
+PLAN_LINES = 3
 STAGES = {
     "reading": "reading the images",
     "measuring": "testing the old model",
@@ -105,6 +108,8 @@ class FinetunePanel(Panel):
         self.report.use.clicked.connect(partial(self._on_accept, True))
         self.report.keep.clicked.connect(partial(self._on_accept, False))
         self.report.discard.clicked.connect(self._on_discard)
+        self.progress.result.clicked.connect(self._show_result)
+        self.unfold.connect(self._show_result)
 
     def show_session(self, session: StudySession) -> None:
         """Offer to fine-tune the model on the images of a study."""
@@ -161,11 +166,20 @@ class FinetunePanel(Panel):
     def _on_finished(self, candidate: Candidate) -> None:
         problems = self.task.problems if self.task is not None else ()
         self.candidate = candidate
-        self.report.show_candidate(candidate)
-        self.progress.show_plot_only()
+        self.report.set_candidate(candidate)
+        if self.isVisible():  # it would move the tools, on which somebody is about to click
+            self.progress.offer_result()
+        else:
+            self._show_result()
         headline = self.report.figures.text().splitlines()[0]
         self.notice.emit(f"Fine-tuning has ended. {headline}")
         self._end(" ".join(problems))
+
+    def _show_result(self) -> None:
+        """Show both models, and the buttons to decide."""
+        if self.candidate is not None:
+            self.progress.show_plot_only()
+            self.report.show()
 
     def _on_failed(self, error: Exception) -> None:
         self.progress.hide()
@@ -332,9 +346,13 @@ class TrainingProgress(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.plan = small(QLabel())
-        self.plan.setWordWrap(True)
+        self.plan = MessageLabel(PLAN_LINES)
         self.bar = QProgressBar()
+        self.result = QPushButton("Show the result")
+        self._row = QStackedWidget()
+        self._row.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self._row.addWidget(self.bar)
+        self._row.addWidget(self.result)
         self.plot = pg.PlotWidget(background=None)
         self.plot.setFixedHeight(PLOT_HEIGHT)
         self.plot.setToolTip(PLOT_TIP)
@@ -356,7 +374,7 @@ class TrainingProgress(QWidget):
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setVerticalSpacing(3)
-        for widget in (self.plan, self.bar, self.plot):
+        for widget in (self.plan, self._row, self.plot):
             grid.addWidget(widget)
         self.hide()
 
@@ -367,7 +385,8 @@ class TrainingProgress(QWidget):
         self._loss_curve.setData([], [])
         self._dice_curve.setData([], [])
         self.plan.setText("")
-        for widget in (self.plan, self.bar, self):
+        self._row.setCurrentWidget(self.bar)
+        for widget in (self.plan, self._row, self):
             widget.show()
 
     def show_event(self, event: Event | str) -> None:
@@ -389,10 +408,14 @@ class TrainingProgress(QWidget):
             self._dices.append((event.seconds, event.validation.dice))
             self._dice_curve.setData(*zip(*self._dices, strict=True))
 
+    def offer_result(self) -> None:
+        """Show the button that leads to the result where the progress was."""
+        self._row.setCurrentWidget(self.result)
+
     def show_plot_only(self) -> None:
         """Hide all but the plot, when training has ended."""
         self.plan.hide()
-        self.bar.hide()
+        self._row.hide()
 
     def _show_bar(self, text: str, fraction: float) -> None:
         self.bar.setValue(round(100 * fraction))

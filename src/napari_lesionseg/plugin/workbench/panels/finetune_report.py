@@ -88,8 +88,8 @@ class FineTuneReport(QWidget):
         column.addLayout(self._grid)
         self.hide()
 
-    def show_candidate(self, candidate: Candidate) -> None:
-        """Show the result of a fine-tuning."""
+    def set_candidate(self, candidate: Candidate) -> None:
+        """Take the result of a fine-tuning, to be shown."""
         self.clear()
         comparison = candidate.comparison
         self.name.setText(suggest_name(candidate.model.card.name, date.today()))
@@ -103,7 +103,6 @@ class FineTuneReport(QWidget):
         self.use.setText("Use" if certain or not candidate.offered else "Use anyway")
         self.use.setEnabled(candidate.offered)
         self.use.setToolTip(_USE if certain else _USE_ANYWAY if candidate.offered else _NOT_OFFERED)
-        self.show()
 
     def clear(self) -> None:
         """Show nothing."""
