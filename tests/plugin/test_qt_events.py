@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
@@ -9,6 +11,7 @@ from qtpy.QtCore import QEvent, QPointF, Qt
 from qtpy.QtGui import QFocusEvent, QKeyEvent, QMouseEvent
 from qtpy.QtWidgets import QWidget
 
+from napari_lesionseg.plugin import qt_events
 from napari_lesionseg.plugin.qt_events import as_focus, as_key, as_mouse
 from napari_lesionseg.plugin.shortcuts import WindowKeys
 
@@ -40,6 +43,14 @@ class Place:
         ctypes.memmove(self.memory, sip.unwrapinstance(event), EVENT_BYTES)
         found: QEvent = sip.wrapinstance(ctypes.addressof(self.memory), QEvent)
         return found
+
+
+def test_no_event_is_told_by_its_class() -> None:
+    """Event filters that did so lost keys."""
+    by_class = re.compile(r"isinstance\(\w+, \(?Q\w*Event\b")
+    sources = (path for path in Path(qt_events.__file__).parent.rglob("*.py") if path.name != "qt_events.py")
+    asking = [path.name for path in sources if by_class.search(path.read_text("utf-8"))]
+    assert asking == []
 
 
 def test_events_are_what_their_type_says() -> None:
