@@ -32,8 +32,7 @@ _SLACK = 64 * 1024**2  # small archives of flat masks grow by more than any fixe
 _CHUNK = 1024**2
 _MOST_AT_ONCE = 16 * 1024**2
 
-# All that zipfile, tarfile and their decompressors were seen to raise on damaged archives.
-_UNPACKING_ERRORS = (
+ZIP_ERRORS = (
     ArithmeticError,
     EOFError,
     LookupError,
@@ -43,10 +42,12 @@ _UNPACKING_ERRORS = (
     ValueError,
     lzma.LZMAError,
     struct.error,
-    tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
 )
+"""All that zipfile and its decompressors were seen to raise on damaged archives."""
+
+_UNPACKING_ERRORS = (*ZIP_ERRORS, tarfile.TarError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import python_calamine
 from python_calamine import SheetVisibleEnum
 
 from napari_lesionseg.errors import DatasetError
+from napari_lesionseg.io.archives import ZIP_ERRORS
 from napari_lesionseg.io.ods import read_ods
 
 WORKBOOK_SUFFIXES = (".xlsx", ".xlsm", ".ods")
@@ -26,17 +26,6 @@ MAX_CELLS = 5_000_000
 # All references of cells and rows: calamine takes memory for the whole rectangle that they span.
 _REFERENCE = re.compile(rb"""\br\s*=\s*["']([A-Za-z]*)(\d*)["']""")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_DAMAGED = (
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    python_calamine.CalamineError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_sheet(path: Path) -> list[list[str]]:
@@ -52,7 +41,7 @@ def read_sheets(path: Path) -> dict[str, list[list[str]]]:
     try:
         _check_password(path)
         found = _ods_sheets(path) if path.suffix.lower() == ".ods" else _excel_sheets(path)
-    except _DAMAGED as error:
+    except (*ZIP_ERRORS, python_calamine.CalamineError) as error:
         raise DatasetError(f"{path} is not a readable workbook: {error}.") from error
     return {title: rows for title, rows in found.items() if sum(map(any, rows)) > 1}
 
