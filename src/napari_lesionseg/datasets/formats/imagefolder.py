@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,28 +85,8 @@ def read(scan: FolderScan) -> Dataset:
     if nested:
         reason = f"What is listed in the column {', '.join(sorted(nested))}, such as boxes, is not used."
         problems.append(Problem(_TABLE, reason))
-    found: dict[Path, tuple[Path | None, dict[str, str]]] = {}
-    for table, row in rows:
-        try:
-            image = contained(table.parent, row.get("file_name", ""))
-            mask = contained(table.parent, row["mask_file_name"]) if row.get("mask_file_name") else None
-        except DatasetError as error:
-            problems.append(Problem(table.name, str(error)))
-            continue
-        if not is_file(image):
-            problems.append(Problem(image.name, "The image is missing."))
-            continue
-        if image in found:
-            if mask == found[image][0]:
-                problems.append(Problem(image.name, "The image is listed twice."))
-            else:
-                problems.append(Problem(image.name, "The image is listed with several masks; none is used."))
-                found[image] = (None, found[image][1])
-            continue
-        if mask is not None and not is_file(mask):
-            problems.append(Problem(mask.name, "The mask is missing."))
-            mask = None
-        found[image] = (mask, row)
+    found, refused = _sort_out(rows)
+    problems += refused
     if not found:
         raise DatasetError(f"{folder} holds no image that a {_TABLE} names.")
     masks = [mask for mask, _ in found.values() if mask is not None]
@@ -129,6 +109,36 @@ def read(scan: FolderScan) -> Dataset:
     files = frozenset([*found, *masks, *tables, *(table for table, _ in rows), *own])
     known = natural_order(map(facts.applied, described))
     return Dataset("imagefolder", known, (*problems, *facts.problems), files)
+
+
+def _sort_out(
+    rows: Iterable[tuple[Path, dict[str, str]]],
+) -> tuple[dict[Path, tuple[Path | None, dict[str, str]]], list[Problem]]:
+    """Return the mask and the row of each image that the rows of the tables name, and what is wrong."""
+    problems: list[Problem] = []
+    found: dict[Path, tuple[Path | None, dict[str, str]]] = {}
+    for table, row in rows:
+        try:
+            image = contained(table.parent, row.get("file_name", ""))
+            mask = contained(table.parent, row["mask_file_name"]) if row.get("mask_file_name") else None
+        except DatasetError as error:
+            problems.append(Problem(table.name, str(error)))
+            continue
+        if not is_file(image):
+            problems.append(Problem(image.name, "The image is missing."))
+            continue
+        if image in found:
+            if mask == found[image][0]:
+                problems.append(Problem(image.name, "The image is listed twice."))
+            else:
+                problems.append(Problem(image.name, "The image is listed with several masks; none is used."))
+                found[image] = (None, found[image][1])
+            continue
+        if mask is not None and not is_file(mask):
+            problems.append(Problem(mask.name, "The mask is missing."))
+            mask = None
+        found[image] = (mask, row)
+    return found, problems
 
 
 def _record(image: Path, mask: Path | None, legend: Legend, part: Part | None) -> Record:
