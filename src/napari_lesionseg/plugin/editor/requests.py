@@ -90,8 +90,13 @@ class RequestQueue:
         areas = [request.area for request in requests if request.area.has_area]
         return replace(areas[-1] if areas else NO_PROMPTS, strokes=strokes)
 
+    @property
+    def _last(self) -> _Request | None:
+        """The request that was made last, if any has no result yet."""
+        return [None, *self._in_progress, *self.waiting][-1]
+
     def __bool__(self) -> bool:
-        return bool(self.waiting or self._in_progress)
+        return self._last is not None
 
     def take_strokes(self, first: _Request) -> tuple[_Request, ...]:
         """Take the strokes that directly follow a request, to be sent together."""
@@ -125,23 +130,22 @@ class RequestQueue:
 
         Strokes that were sent together with it wait to be sent again.
         """
-        last = (*self._in_progress, *self.waiting)[-1:]
-        if not last or last[0].depth < depth:
+        last = self._last
+        if last is None or last.depth < depth:
             return False
         if not self.waiting:
             self.put_back()
         self.waiting.pop()
         return True
 
-    def follow(self, before: int, depth: int) -> None:
-        """Count what waits as made after a step that an earlier request has just recorded, as it is."""
-        now = (replace(one, depth=depth) if one.depth == before else one for one in self.waiting)
-        self.waiting = deque(now)
+    def rebase(self, before: int, after: int) -> None:
+        """Put what waits above the step that an earlier request has just recorded: it is undone first."""
+        rebased = (replace(one, depth=after) if one.depth == before else one for one in self.waiting)
+        self.waiting = deque(rebased)
 
     def cancel_last_stroke(self) -> bool:
         """Cancel the last request if it is a stroke; return whether it was."""
-        last = (*self._in_progress, *self.waiting)[-1:]
-        return bool(last) and last[0].kind == "stroke" and self.cancel_last(0)
+        return self._last is not None and self._last.kind == "stroke" and self.cancel_last(0)
 
     def cancel(self) -> None:
         """Cancel all requests."""
@@ -277,7 +281,7 @@ class PredictionRequests:
         self.document.pending = self.queue.prompts
         depth = self.document.history.depth
         apply(result)
-        self.queue.follow(depth, self.document.history.depth)
+        self.queue.rebase(depth, self.document.history.depth)
         self._show_pending()
         self.start_next()
 
