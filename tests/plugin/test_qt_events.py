@@ -16,6 +16,7 @@ from napari_lesionseg.plugin.qt_events import as_focus, as_key, as_mouse
 from napari_lesionseg.plugin.shortcuts import WindowKeys
 
 EVENT_BYTES = 88
+MEMORY = ctypes.create_string_buffer(256)
 KEY = QKeyEvent(QEvent.Type.ShortcutOverride, Qt.Key.Key_W, Qt.KeyboardModifier.NoModifier, "w")
 PRESS = QMouseEvent(
     QEvent.Type.MouseButtonPress,
@@ -28,21 +29,19 @@ PRESS = QMouseEvent(
 FOCUS = QFocusEvent(QEvent.Type.FocusIn, Qt.FocusReason.TabFocusReason)
 
 
-class Place:
-    """Memory in which one event follows another, as on the stack of Qt."""
+def taken_for(earlier: QEvent, event: QEvent) -> QEvent:
+    """Return what PyQt takes an event for that comes where an earlier one was, as on the stack of Qt."""
+    if not PYQT6:
+        pytest.skip("PyQt alone takes the object of an earlier event")
+    from qtpy import sip
 
-    def __init__(self) -> None:
-        if not PYQT6:
-            pytest.skip("PyQt alone takes the object of an earlier event")
-        self.memory = ctypes.create_string_buffer(256)
-
-    def put(self, event: QEvent) -> QEvent:
-        """Copy an event here, and return what PyQt takes it for."""
-        from qtpy import sip
-
-        ctypes.memmove(self.memory, sip.unwrapinstance(event), EVENT_BYTES)
-        found: QEvent = sip.wrapinstance(ctypes.addressof(self.memory), QEvent)
-        return found
+    ctypes.memmove(MEMORY, sip.unwrapinstance(earlier), EVENT_BYTES)
+    known = sip.wrapinstance(ctypes.addressof(MEMORY), QEvent)
+    ctypes.memmove(MEMORY, sip.unwrapinstance(event), EVENT_BYTES)
+    found: QEvent = sip.wrapinstance(ctypes.addressof(MEMORY), QEvent)
+    assert found is known
+    assert type(found) is type(earlier)
+    return found
 
 
 def test_no_event_is_told_by_its_class() -> None:
@@ -59,11 +58,7 @@ def test_events_are_what_their_type_says() -> None:
 
 
 def test_a_key_that_comes_as_an_earlier_click_is_a_key() -> None:
-    place = Place()
-    earlier = place.put(PRESS)
-    stale = place.put(KEY)
-    assert stale is earlier
-    assert type(stale) is QMouseEvent
+    stale = taken_for(PRESS, KEY)
     key = as_key(stale)
     assert key is not None
     assert key.text() == "w"
@@ -71,11 +66,7 @@ def test_a_key_that_comes_as_an_earlier_click_is_a_key() -> None:
 
 
 def test_a_click_that_comes_as_an_earlier_key_is_a_click() -> None:
-    place = Place()
-    earlier = place.put(KEY)
-    stale = place.put(PRESS)
-    assert stale is earlier
-    assert type(stale) is QKeyEvent
+    stale = taken_for(KEY, PRESS)
     mouse = as_mouse(stale)
     assert mouse is not None
     assert mouse.position() == QPointF(3, 4)
@@ -92,8 +83,5 @@ def test_a_key_after_a_held_one_counts_however_it_comes(qtbot: QtBot) -> None:
     )
     keys.eventFilter(None, held)
     assert keys._is_repeat
-    place = Place()
-    earlier = place.put(PRESS)
-    keys.eventFilter(None, place.put(KEY))
+    keys.eventFilter(None, taken_for(PRESS, KEY))
     assert not keys._is_repeat
-    del earlier
